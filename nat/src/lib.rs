@@ -1,0 +1,1 @@
+//! L3 gateway of vswitch (connection tracking, address translation, rootless backend).
