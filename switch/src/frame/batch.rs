@@ -1,0 +1,93 @@
+//! A batch: the frames of one turn from one port, each with its parse result and its verdict.
+
+use super::{DropReason, Frame};
+use crate::port::PortId;
+use crate::wire::Meta;
+use arrayvec::ArrayVec;
+
+/// Most frames in a batch.
+pub const BATCH_SIZE: usize = 64;
+
+/// A range in [`crate::worker::Cx`]'s list of flood destinations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FloodSet {
+    pub(crate) start: u32,
+    pub(crate) len: u32,
+}
+
+/// What is to become of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// No stage has decided yet.
+    Next,
+    /// Out of one port.
+    Forward(PortId),
+    /// A copy out of every port of the set.
+    Flood(FloodSet),
+    /// For the network's L3 gateway.
+    Gateway,
+    /// Back out of the port it came from.
+    Hairpin,
+    /// Dropped, and counted.
+    Drop(DropReason),
+}
+
+/// One frame of a batch.
+#[derive(Debug)]
+pub struct Entry {
+    /// The frame.
+    pub frame: Frame,
+    /// What parsing found.
+    pub meta: Meta,
+    /// What is to become of it.
+    pub verdict: Verdict,
+}
+
+/// The frames of one turn, all from `ingress`.
+#[derive(Debug)]
+pub struct Batch {
+    /// The port they came from.
+    pub ingress: PortId,
+    /// The frames.
+    pub entries: ArrayVec<Entry, BATCH_SIZE>,
+}
+
+impl Batch {
+    /// An empty batch.
+    #[must_use]
+    pub fn new(ingress: PortId) -> Batch {
+        Batch {
+            ingress,
+            entries: ArrayVec::new(),
+        }
+    }
+
+    /// Adds a received frame; gives it back when the batch is full.
+    pub fn push(&mut self, frame: Frame) -> Result<(), Frame> {
+        self.entries
+            .try_push(Entry {
+                frame,
+                meta: Meta::default(),
+                verdict: Verdict::Next,
+            })
+            .map_err(|e| e.element().frame)
+    }
+
+    /// Whether no further frame fits.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.entries.is_full()
+    }
+
+    /// Number of frames.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+}

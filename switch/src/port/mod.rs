@@ -1,0 +1,175 @@
+//! Ports: where frames come from and go to.
+//!
+//! A port queue is a [`PortIo`] owned by one worker. It receives into a [`Batch`] until the batch is full or the
+//! kernel has no more, and sends from a [`TxQueue`] without ever blocking. Faults that end a port (its device is
+//! gone) are returned as [`PortFault`]; everything else is counted and survived.
+
+pub mod mem;
+pub mod tap;
+
+use crate::clock::Nanos;
+use crate::frame::{Batch, DropReason, Frame, Offloads};
+use crate::stats::Tally;
+use std::collections::VecDeque;
+use std::fmt;
+use std::os::fd::BorrowedFd;
+
+/// Index of a port in its switch. Reused after the port is deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortId(pub u16);
+
+impl PortId {
+    /// As an index.
+    #[must_use]
+    pub fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
+impl fmt::Display for PortId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "#{}", self.0)
+    }
+}
+
+/// Whether a port has more to receive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RxState {
+    /// The batch filled up; there may be more.
+    More,
+    /// The kernel said that there is nothing more; the next readiness event tells.
+    Empty,
+}
+
+/// Why a port went down. The text is for people.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PortFault {
+    /// The device doesn't exist any more: the container died or somebody deleted it. Final.
+    #[error("device gone: {0}")]
+    Gone(String),
+    /// The interface exists but is set down; it may come back by itself.
+    #[error("interface is down: {0}")]
+    LinkDown(String),
+    /// The peer of a unix socket isn't there (yet, or any more); the port reconnects by itself.
+    #[error("peer not connected: {0}")]
+    Disconnected(String),
+}
+
+impl PortFault {
+    /// Whether the port can come back without being added again.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        matches!(self, PortFault::Gone(_))
+    }
+}
+
+/// One queue of a port.
+pub trait PortIo: Send + fmt::Debug {
+    /// Receives frames into `rx` until it is full or nothing more is there. Counts them and what it had to
+    /// drop in `tally`. Errors: the port went down.
+    fn recv(&mut self, rx: &mut Batch, tally: &mut Tally) -> Result<RxState, PortFault>;
+
+    /// Sends from the front of `out` what can be sent without blocking; what would block stays queued.
+    /// Frames are already finished for [`PortIo::offloads`]. Errors: the port went down.
+    fn send(&mut self, out: &mut TxQueue) -> Result<(), PortFault>;
+
+    /// What the port takes unfinished.
+    fn offloads(&self) -> Offloads;
+
+    /// The fd whose readability means frames to receive (and whose writability room to send).
+    fn ready_fd(&self) -> Option<BorrowedFd<'_>>;
+
+    /// Work that is due by time (reconnecting); returns when it wants to be called again.
+    fn tick(&mut self, _now: Nanos) -> Result<Option<Nanos>, PortFault> {
+        Ok(None)
+    }
+
+    /// Sets the carrier that the far end sees, where the kind of port has one.
+    fn set_carrier(&mut self, _up: bool) {}
+
+    /// True once after `ready_fd` changed (reconnect), so that the worker registers the new one.
+    fn fd_changed(&mut self) -> bool {
+        false
+    }
+}
+
+/// Frames waiting to be sent out of one port queue; bounded, drops the newest when full.
+#[derive(Debug)]
+pub struct TxQueue {
+    frames: VecDeque<Frame>,
+    limit: usize,
+    /// What was sent and dropped since the worker last collected it.
+    pub tally: Tally,
+}
+
+impl TxQueue {
+    /// Default bound in frames, as Linux' `txqueuelen`.
+    pub const DEFAULT_LIMIT: usize = 1000;
+
+    /// An empty queue with this bound.
+    #[must_use]
+    pub fn new(limit: usize) -> TxQueue {
+        TxQueue {
+            frames: VecDeque::new(),
+            limit,
+            tally: Tally::default(),
+        }
+    }
+
+    /// Appends a frame, or counts it dropped when the queue is full.
+    pub fn push(&mut self, frame: Frame) {
+        if self.frames.len() < self.limit {
+            self.frames.push_back(frame);
+        } else {
+            self.tally.count_drop(DropReason::QueueFull);
+        }
+    }
+
+    /// The frame to send next.
+    pub fn front(&mut self) -> Option<&mut Frame> {
+        self.frames.front_mut()
+    }
+
+    /// The waiting frames in order, for a batched send.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Frame> {
+        self.frames.iter_mut()
+    }
+
+    /// Takes the first frame out; the caller counts in `tally` what becomes of it.
+    pub fn take_front(&mut self) -> Option<Frame> {
+        self.frames.pop_front()
+    }
+
+    /// The first frame was sent: counts it and returns its slot.
+    pub fn sent(&mut self) {
+        if let Some(f) = self.frames.pop_front() {
+            self.tally.frame(f.len());
+        }
+    }
+
+    /// The first frame can't be sent: counts it dropped.
+    pub fn reject(&mut self, why: DropReason) {
+        if self.frames.pop_front().is_some() {
+            self.tally.count_drop(why);
+        }
+    }
+
+    /// Drops everything that waits.
+    pub fn clear(&mut self, why: DropReason) {
+        while !self.frames.is_empty() {
+            self.reject(why);
+        }
+    }
+
+    /// Frames waiting.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.frames.len()
+    }
+
+    /// Whether none waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+}

@@ -1,0 +1,166 @@
+//! What a stage sees of its worker.
+
+use crate::clock::Nanos;
+use crate::frame::{FloodSet, Frame};
+use crate::port::PortId;
+use crate::wire::MacAddr;
+use std::sync::Arc;
+
+/// Where a frame emitted by a stage comes from, for the ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A copy of a frame that goes on by itself (mirror).
+    Copy,
+    /// Made by the switch (a probe, a reply).
+    Switch,
+}
+
+/// Something that happened, for people and programs that watch the switch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A port came up.
+    PortUp {
+        /// Which.
+        port: PortId,
+    },
+    /// A port went down.
+    PortDown {
+        /// Which.
+        port: PortId,
+        /// Why, for people.
+        reason: String,
+        /// It won't come back by itself.
+        is_final: bool,
+    },
+    /// A MAC address was learned for the first time.
+    MacLearned {
+        /// Network index.
+        network: u16,
+        /// VLAN.
+        vid: u16,
+        /// Address.
+        mac: MacAddr,
+        /// Where.
+        port: PortId,
+    },
+    /// A MAC address moved to another port.
+    MacMoved {
+        /// Network index.
+        network: u16,
+        /// VLAN.
+        vid: u16,
+        /// Address.
+        mac: MacAddr,
+        /// Where it was.
+        from: PortId,
+        /// Where it is now.
+        to: PortId,
+    },
+    /// A learned MAC address aged out.
+    MacAged {
+        /// Network index.
+        network: u16,
+        /// VLAN.
+        vid: u16,
+        /// Address.
+        mac: MacAddr,
+        /// Where it was.
+        port: PortId,
+    },
+    /// A table or port limit was reached; sent at most once a second per port.
+    LimitReached {
+        /// Port at whose ingress it happened.
+        port: PortId,
+        /// Which limit, in words.
+        limit: &'static str,
+    },
+    /// The loop guard shut a port, because a frame of ours came back by it.
+    LoopDetected {
+        /// The port shut.
+        port: PortId,
+        /// The port the frame was sent out of.
+        sent_from: PortId,
+    },
+    /// The loop guard opened a port again.
+    LoopCleared {
+        /// The port.
+        port: PortId,
+    },
+}
+
+/// Receives events; must not block.
+pub type EventSink = Arc<dyn Fn(Event) + Send + std::marker::Sync>;
+
+/// News between workers that each keep a copy of the FDB.
+#[derive(Clone, Debug)]
+pub enum Sync {
+    /// A MAC was learned (or moved).
+    Learned {
+        /// Network index.
+        network: u16,
+        /// VLAN.
+        vid: u16,
+        /// Address.
+        mac: MacAddr,
+        /// Where.
+        port: PortId,
+    },
+    /// A learned MAC aged out at the worker that had learned it.
+    Aged {
+        /// Network index.
+        network: u16,
+        /// VLAN.
+        vid: u16,
+        /// Address.
+        mac: MacAddr,
+        /// Where it was.
+        port: PortId,
+    },
+}
+
+/// A stage's view of its worker during one call.
+#[derive(Debug, Default)]
+pub struct Cx {
+    /// Time of this turn.
+    pub now: Nanos,
+    /// Index of this worker and how many there are.
+    pub worker: (u16, u16),
+    pub(crate) flood: Vec<PortId>,
+    pub(crate) emits: Vec<(PortId, Frame, Origin)>,
+    pub(crate) events: Vec<Event>,
+    pub(crate) news: Vec<Sync>,
+}
+
+/// Most events and news gathered in a turn; more are lost (a flood of new MACs must not grow a list).
+const TURN_LIMIT: usize = 256;
+
+impl Cx {
+    /// Makes a flood set of these ports, valid until the batch is dispatched.
+    pub fn flood_set(&mut self, ports: impl IntoIterator<Item = PortId>) -> FloodSet {
+        let start = self.flood.len();
+        self.flood.extend(ports);
+        FloodSet {
+            start: start as u32,
+            len: (self.flood.len() - start) as u32,
+        }
+    }
+
+    /// Sends a frame out of a port as it is, past the egress stages.
+    pub fn emit(&mut self, to: PortId, frame: Frame, origin: Origin) {
+        self.emits.push((to, frame, origin));
+    }
+
+    /// Reports an event; lossy under a flood of events.
+    pub fn event(&mut self, event: Event) {
+        if self.events.len() < TURN_LIMIT {
+            self.events.push(event);
+        }
+    }
+
+    /// Tells the other workers; lossy under a flood of news. Free with a single worker.
+    pub fn tell(&mut self, news: Sync) {
+        if self.worker.1 > 1 && self.news.len() < TURN_LIMIT {
+            self.news.push(news);
+        }
+    }
+}

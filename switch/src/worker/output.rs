@@ -1,0 +1,177 @@
+//! The ports of a worker, their transmit queues and the way out.
+
+use super::Origin;
+use crate::clock::Nanos;
+use crate::frame::{DropReason, Frame, GsoType, Offloads, gso};
+use crate::port::{PortFault, PortId, PortIo, TxQueue};
+use crate::stats::PortCounters;
+use crossbeam_queue::ArrayQueue;
+use std::sync::Arc;
+
+/// Link state of a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LinkState {
+    /// Frames pass.
+    Up,
+    /// Set down by configuration.
+    AdminDown,
+    /// Down by itself, with the reason.
+    Down(PortFault),
+}
+
+/// What a worker needs to serve a port.
+#[derive(Debug)]
+pub struct PortSetup {
+    /// This worker's queue; `None` when another worker (`owner`) has the only one.
+    pub io: Option<Box<dyn PortIo>>,
+    /// Index of the worker that serves the port if we don't.
+    pub owner: u16,
+    /// Largest packet (L3 length) that may leave by it, in bytes.
+    pub mtu: u32,
+    /// Bound of the transmit queue in frames.
+    pub tx_limit: usize,
+    /// Whether frames may pass.
+    pub admin_up: bool,
+    /// This worker's counters of the port.
+    pub counters: Arc<PortCounters>,
+}
+
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) io: Option<Box<dyn PortIo>>,
+    pub(super) owner: u16,
+    pub(super) mtu: u32,
+    pub(super) offloads: Offloads,
+    pub(super) txq: TxQueue,
+    pub(super) counters: Arc<PortCounters>,
+    pub(super) link: LinkState,
+    pub(super) active: bool,
+    pub(super) write_armed: bool,
+    pub(super) next_tick: Option<Nanos>,
+    dirty: bool,
+}
+
+/// A frame or news on its way to another worker.
+#[derive(Debug)]
+pub(super) enum Inbound {
+    Frame(PortId, Frame),
+    News(super::Sync),
+}
+
+/// The way to another worker: its inbox, and how to wake it.
+#[derive(Clone, Debug)]
+pub(super) struct Peer {
+    pub(super) inbox: Arc<ArrayQueue<Inbound>>,
+    pub(super) waker: Arc<super::handle::SleepWaker>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Outputs {
+    pub(super) slots: Vec<Option<Slot>>,
+    pub(super) dirty: Vec<PortId>,
+    pub(super) peers: Vec<Option<Peer>>,
+}
+
+impl Slot {
+    pub(super) fn new(setup: PortSetup) -> Slot {
+        let offloads = setup.io.as_ref().map_or(Offloads::ALL, |io| io.offloads());
+        Slot {
+            io: setup.io,
+            owner: setup.owner,
+            mtu: setup.mtu,
+            offloads,
+            txq: TxQueue::new(setup.tx_limit),
+            counters: setup.counters,
+            link: if setup.admin_up {
+                LinkState::Up
+            } else {
+                LinkState::AdminDown
+            },
+            active: false,
+            write_armed: false,
+            next_tick: Some(Nanos(0)),
+            dirty: false,
+        }
+    }
+
+    /// Whether the frame can go out untouched.
+    fn fits(&self, frame: &Frame) -> bool {
+        self.offloads.takes(&frame.vnet)
+            // A GSO frame's segments are checked by `gso::finish` only if the sender's MTU may be larger than ours.
+            && if frame.vnet.gso == GsoType::None {
+                frame.len() <= self.mtu as usize + ETH_LEN
+            } else {
+                usize::from(frame.vnet.gso_size) + usize::from(frame.vnet.hdr_len) <= self.mtu as usize + ETH_LEN
+            }
+    }
+}
+
+const ETH_LEN: usize = 14;
+
+impl Outputs {
+    pub(super) fn slot(&mut self, port: PortId) -> Option<&mut Slot> {
+        self.slots.get_mut(port.index()).and_then(Option::as_mut)
+    }
+
+    /// Queues a frame for a port, finished for what the port takes; counts it dropped if that can't be.
+    pub(super) fn enqueue(&mut self, to: PortId, frame: Frame) {
+        let Some(slot) = self.slots.get_mut(to.index()).and_then(Option::as_mut) else {
+            return;
+        };
+        if slot.link != LinkState::Up {
+            slot.counters.count_drop(DropReason::PortDown, 1);
+            return;
+        }
+        if slot.io.is_none() {
+            if let Some(Some(peer)) = self.peers.get(usize::from(slot.owner)) {
+                if peer.inbox.push(Inbound::Frame(to, frame)).is_err() {
+                    slot.counters.count_drop(DropReason::HandoffFull, 1);
+                }
+                peer.waker.wake();
+            }
+            return;
+        }
+        if slot.fits(&frame) {
+            slot.txq.push(frame);
+        } else {
+            let (txq, mut made) = (&mut slot.txq, 0u64);
+            let r = gso::finish(frame, slot.offloads, slot.mtu, &mut |f| {
+                made += 1;
+                txq.push(f);
+            });
+            match r {
+                Ok(()) => slot.counters.split.add(made.saturating_sub(1)),
+                Err(why) => slot.counters.count_drop(why, 1),
+            }
+        }
+        if !slot.dirty {
+            slot.dirty = true;
+            self.dirty.push(to);
+        }
+    }
+
+    /// Queues a frame that a stage made or copied.
+    pub(super) fn emit(&mut self, to: PortId, frame: Frame, origin: Origin) {
+        let Some(slot) = self.slot(to) else { return };
+        match origin {
+            Origin::Copy => slot.counters.copied.add(1),
+            Origin::Switch => slot.counters.originated.add(1),
+        }
+        self.enqueue(to, frame);
+    }
+
+    /// Sends what waits at one port; returns the fault if it went down.
+    pub(super) fn flush(&mut self, port: PortId) -> Result<(), PortFault> {
+        let Some(slot) = self.slot(port) else {
+            return Ok(());
+        };
+        slot.dirty = false;
+        let Some(io) = &mut slot.io else {
+            return Ok(());
+        };
+        let r = io.send(&mut slot.txq);
+        slot.counters.add_tx(&mut slot.txq.tally);
+        slot.counters.held.set(slot.txq.len() as u64);
+        r
+    }
+}

@@ -1,0 +1,69 @@
+//! What a worker does to batches: the stages.
+
+use super::{Cx, Sync};
+use crate::clock::Nanos;
+use crate::frame::{Batch, DropReason, Frame};
+use crate::port::PortId;
+use crate::wire::Meta;
+
+/// A stage of the pipeline. Stages compose as tuples, with static dispatch.
+pub trait Stage: Send + 'static {
+    /// Judges the frames of a batch; may rewrite them and emit others through `cx`.
+    fn run(&mut self, cx: &mut Cx, batch: &mut Batch);
+
+    /// Last word on a frame that leaves by `to`; may rewrite it (VLAN tag). An error drops it, counted at `to`.
+    fn egress(
+        &mut self,
+        _cx: &mut Cx,
+        _from: PortId,
+        _to: PortId,
+        _frame: &mut Frame,
+        _meta: &Meta,
+    ) -> Result<(), DropReason> {
+        Ok(())
+    }
+
+    /// Bounded periodic work (ageing, probes); returns when it wants to be called again.
+    fn tick(&mut self, _cx: &mut Cx) -> Nanos {
+        Nanos::MAX
+    }
+
+    /// A port came up or went down.
+    fn link_changed(&mut self, _cx: &mut Cx, _port: PortId, _up: bool) {}
+
+    /// News from another worker.
+    fn sync(&mut self, _cx: &mut Cx, _news: &Sync) {}
+}
+
+impl<A: Stage, B: Stage> Stage for (A, B) {
+    fn run(&mut self, cx: &mut Cx, batch: &mut Batch) {
+        self.0.run(cx, batch);
+        self.1.run(cx, batch);
+    }
+
+    fn egress(
+        &mut self,
+        cx: &mut Cx,
+        from: PortId,
+        to: PortId,
+        frame: &mut Frame,
+        meta: &Meta,
+    ) -> Result<(), DropReason> {
+        self.1.egress(cx, from, to, frame, meta)?;
+        self.0.egress(cx, from, to, frame, meta)
+    }
+
+    fn tick(&mut self, cx: &mut Cx) -> Nanos {
+        self.0.tick(cx).min(self.1.tick(cx))
+    }
+
+    fn link_changed(&mut self, cx: &mut Cx, port: PortId, up: bool) {
+        self.0.link_changed(cx, port, up);
+        self.1.link_changed(cx, port, up);
+    }
+
+    fn sync(&mut self, cx: &mut Cx, news: &Sync) {
+        self.0.sync(cx, news);
+        self.1.sync(cx, news);
+    }
+}
