@@ -382,7 +382,7 @@ impl<S: Stage> Worker<S> {
             next = next.min(slot.next_tick.unwrap_or(Nanos::MAX));
             let down = matches!(slot.link, LinkState::Down(_));
             match r {
-                Err(&fault) => self.link_down(port, fault),
+                Err(fault) => self.link_down(port, &fault),
                 Ok(_) if changed => {
                     self.register(port);
                     if down {
