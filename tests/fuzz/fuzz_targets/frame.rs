@@ -3,7 +3,7 @@
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use vswitch_core::frame::{Frame, HEADROOM, MAX_FRAME, outstanding};
+use vswitch_core::frame::{Frame, HEAD_SIZE, TAIL_SIZE, outstanding};
 
 #[derive(Arbitrary, Debug)]
 enum Act {
@@ -36,7 +36,8 @@ fn apply(act: Act, frame: &mut Frame, model: &mut Vec<u8>) {
             if frame.append(&bytes) {
                 model.extend(bytes);
             } else {
-                assert!(model.len() + bytes.len() + HEADROOM > MAX_FRAME, "it would have fitted");
+                let room = HEAD_SIZE - frame.headroom() + TAIL_SIZE;
+                assert!(model.len() + bytes.len() > room, "it would have fitted");
             }
         }
         Act::PushFront { len, byte } => {

@@ -36,7 +36,10 @@ fuzz_target!(|input: (u16, &[u8])| {
             let packet = Ipv4Packet::new_checked(&head[l3..]).expect("a sound IPv4 header");
             assert_eq!(l3 + usize::from(packet.total_len()), end);
             assert_eq!(u8::from(packet.next_header()), meta.proto);
-            assert_eq!(packet.more_frags() || packet.frag_offset() > 0, meta.fragment);
+            assert_eq!(
+                packet.more_frags() || packet.frag_offset() > 0,
+                meta.fragment
+            );
         }
         L3::V6 => {
             let packet = Ipv6Packet::new_checked(&head[l3..]).expect("a sound IPv6 header");

@@ -21,6 +21,12 @@ fuzz_target!(|input: ([u8; VNET_HDR_LEN], u16)| {
     assert!(Offloads::ALL.takes(&header));
     let written = header.to_bytes();
     let again = VnetHdr::checked(&written, frame_len).expect("our own header is sound");
-    assert_eq!(again.to_bytes(), written);
-    assert_eq!((again.gso, again.needs_csum), (header.gso, header.needs_csum));
+    // With nothing to do the offsets mean nothing, and may be forgotten.
+    if !header.is_plain() {
+        assert_eq!(again.to_bytes(), written);
+    }
+    assert_eq!(
+        (again.gso, again.needs_csum),
+        (header.gso, header.needs_csum)
+    );
 });
