@@ -35,17 +35,18 @@ impl Nanos {
     }
 }
 
-/// The system's monotonic clock.
+/// The system's monotonic clock. All clocks of a process have the same origin, so that workers can compare times.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     origin: std::time::Instant,
 }
 
+static ORIGIN: std::sync::LazyLock<std::time::Instant> =
+    std::sync::LazyLock::new(std::time::Instant::now);
+
 impl Default for Clock {
     fn default() -> Self {
-        Clock {
-            origin: std::time::Instant::now(),
-        }
+        Clock { origin: *ORIGIN }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Configuration of networks and bridge ports.
 
+use crate::port::PortId;
 use crate::wire::MacAddr;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -19,6 +20,32 @@ pub struct NetworkConfig {
     pub vlan_aware: bool,
     /// Whether IGMP and MLD are snooped, so that multicast goes to members and routers only.
     pub snooping: bool,
+    /// A leave message ends the membership at once; right where every port has one host.
+    pub fast_leave: bool,
+    /// Whether the switch itself asks for memberships (IGMPv3 and MLDv2 general queries), where no router does.
+    pub querier: bool,
+    /// Most multicast groups per network, and most memberships.
+    pub mdb_limit: usize,
+    /// Timing of the loop guard; ports switch it on and off.
+    pub loop_guard: LoopGuard,
+}
+
+/// Timing of the loop guard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoopGuard {
+    /// Time between two probes of a port.
+    pub interval: Duration,
+    /// How long a port is shut the first time; doubles up to sixteenfold while the loop comes back.
+    pub hold: Duration,
+}
+
+impl Default for LoopGuard {
+    fn default() -> Self {
+        LoopGuard {
+            interval: Duration::from_secs(5),
+            hold: Duration::from_secs(30),
+        }
+    }
 }
 
 impl Default for NetworkConfig {
@@ -28,6 +55,10 @@ impl Default for NetworkConfig {
             fdb_limit: 65_536,
             vlan_aware: false,
             snooping: false,
+            fast_leave: false,
+            querier: false,
+            mdb_limit: 1024,
+            loop_guard: LoopGuard::default(),
         }
     }
 }
@@ -86,8 +117,30 @@ impl std::fmt::Debug for VlanSet {
 pub struct Rate {
     /// Units (bytes or frames, as the user of the rate says) per second.
     pub per_second: u64,
-    /// Units that may come at once.
+    /// Units that may come at once. A frame passes whenever the bucket isn't empty, however long it is, and the
+    /// bucket goes into debt for it.
     pub burst: u64,
+}
+
+impl Rate {
+    /// A rate with the burst that lets TCP with 64 KiB segmentation-offload frames reach it: 200 ms worth of bytes,
+    /// 256 KiB at least.
+    #[must_use]
+    pub fn bytes(per_second: u64) -> Rate {
+        Rate {
+            per_second,
+            burst: (per_second / 5).max(256 * 1024),
+        }
+    }
+
+    /// A rate of frames with the burst of a second.
+    #[must_use]
+    pub fn frames(per_second: u64) -> Rate {
+        Rate {
+            per_second,
+            burst: per_second,
+        }
+    }
 }
 
 /// Limits of what gets flooded, in frames per second at the ingress port.
@@ -110,7 +163,9 @@ pub struct PortConfig {
     pub pvid: Option<u16>,
     /// VLANs sent without tag.
     pub untagged: VlanSet,
-    /// VLANs received and sent with tag.
+    /// VLANs received and sent with tag. A tagged frame of any other VLAN is refused, even of the PVID's: else a frame
+    /// with two tags could hop into a second VLAN. A frame with an 802.1ad tag outside counts as untagged and is carried
+    /// whole in the PVID.
     pub tagged: VlanSet,
     /// Isolated (protected): exchanges no frame with another isolated port.
     pub isolated: bool,
@@ -127,6 +182,8 @@ pub struct PortConfig {
     pub allowed_ips: Vec<(IpAddr, u8)>,
     /// ARP and ND inspection: claims of addresses outside `allowed_ips`/`allowed_macs` are dropped.
     pub arp_inspection: bool,
+    /// A multicast router or querier is behind the port, whether it is heard or not.
+    pub multicast_router: bool,
     /// Flood limits.
     pub storm: StormLimits,
     /// Ingress rate, bytes.
@@ -153,10 +210,49 @@ impl PortConfig {
             allowed_macs: Vec::new(),
             allowed_ips: Vec::new(),
             arp_inspection: false,
+            multicast_router: false,
             storm: StormLimits::default(),
             ingress_rate: None,
             egress_rate: None,
             loop_guard: true,
         }
     }
+}
+
+/// Name of a mirror session in the data path.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MirrorId(pub u16);
+
+/// What a mirror session copies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MirrorSource {
+    /// Frames of a port.
+    Port {
+        /// Which.
+        port: PortId,
+        /// Frames received by it, before any check.
+        ingress: bool,
+        /// Frames sent out of it, as sent.
+        egress: bool,
+    },
+    /// Frames received in a VLAN of a network, after ingress checks; VLAN 0 is a network that isn't VLAN aware.
+    Vlan {
+        /// Network.
+        network: NetworkId,
+        /// VLAN.
+        vid: u16,
+    },
+}
+
+/// A mirror session: copies of frames go out of a target port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MirrorConfig {
+    /// What is copied.
+    pub sources: Vec<MirrorSource>,
+    /// Where copies go.
+    pub target: PortId,
+    /// Copies are cut to this many bytes (at least 14), Ethernet header included.
+    pub truncate: Option<u16>,
+    /// Whether the target still takes part in flooding; usually only copies should leave by it.
+    pub target_floods: bool,
 }

@@ -11,5 +11,8 @@ mod config;
 pub mod fdb;
 mod stage;
 
-pub use config::{NetworkConfig, NetworkId, PortConfig, Rate, StormLimits, VlanSet};
+pub use config::{
+    LoopGuard, MirrorConfig, MirrorId, MirrorSource, NetworkConfig, NetworkId, PortConfig, Rate,
+    StormLimits, VlanSet,
+};
 pub use stage::Bridge;

@@ -110,12 +110,13 @@ impl Stage for Bridge {
                 continue;
             }
             let network = port.network.0;
-            match net.fdb.learn(0, e.meta.src, from, now) {
+            match net.fdb.learn(0, e.meta.src, from, now, u32::MAX) {
                 Learn::New => cx.tell(Sync::Learned {
                     network,
                     vid: 0,
                     mac: e.meta.src,
                     port: from,
+                    seen: now,
                 }),
                 Learn::Moved(was) => {
                     cx.event(Event::MacMoved {

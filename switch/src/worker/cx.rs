@@ -4,6 +4,7 @@ use crate::clock::Nanos;
 use crate::frame::{FloodSet, Frame};
 use crate::port::PortId;
 use crate::wire::MacAddr;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Where a frame emitted by a stage comes from, for the ledger.
@@ -74,12 +75,12 @@ pub enum Event {
         /// Which limit, in words.
         limit: &'static str,
     },
-    /// The loop guard shut a port, because a frame of ours came back by it.
+    /// The loop guard shut a port, because a probe of ours came back.
     LoopDetected {
         /// The port shut.
         port: PortId,
-        /// The port the frame was sent out of.
-        sent_from: PortId,
+        /// The other port of the loop; the same one if its far end reflects.
+        other: PortId,
     },
     /// The loop guard opened a port again.
     LoopCleared {
@@ -104,6 +105,8 @@ pub enum Sync {
         mac: MacAddr,
         /// Where.
         port: PortId,
+        /// Second it was last seen there: the latest sighting wins.
+        seen: u32,
     },
     /// A learned MAC aged out at the worker that had learned it.
     Aged {
@@ -115,6 +118,39 @@ pub enum Sync {
         mac: MacAddr,
         /// Where it was.
         port: PortId,
+    },
+    /// A port went down: what was learned at it is void.
+    PortDown {
+        /// Which.
+        port: PortId,
+    },
+    /// A multicast membership was heard, or ended.
+    Group {
+        /// Network index.
+        network: u16,
+        /// VLAN.
+        vid: u16,
+        /// IPv4 or IPv6 group.
+        group: IpAddr,
+        /// Member port.
+        port: PortId,
+        /// Second at which the membership ends; not in the future if it was left.
+        until: u32,
+    },
+    /// A multicast router or querier was heard.
+    Router {
+        /// Network index.
+        network: u16,
+        /// VLAN.
+        vid: u16,
+        /// IPv6 (MLD) or IPv4 (IGMP).
+        v6: bool,
+        /// Where.
+        port: PortId,
+        /// Second at which it is forgotten.
+        until: u32,
+        /// It sends queries, so that memberships are known.
+        querier: bool,
     },
 }
 
@@ -129,6 +165,7 @@ pub struct Cx {
     pub(crate) emits: Vec<(PortId, Frame, Origin)>,
     pub(crate) events: Vec<Event>,
     pub(crate) news: Vec<Sync>,
+    pub(crate) wake_at: Option<Nanos>,
 }
 
 /// Most events and news gathered in a turn; more are lost (a flood of new MACs must not grow a list).
@@ -155,6 +192,17 @@ impl Cx {
         if self.events.len() < TURN_LIMIT {
             self.events.push(event);
         }
+    }
+
+    /// Asks to be ticked at `due` or earlier; for a timer that begins outside of [`crate::worker::Stage::tick`].
+    pub fn tick_by(&mut self, due: Nanos) {
+        self.wake_at = Some(self.wake_at.map_or(due, |t| t.min(due)));
+    }
+
+    /// Whether a further piece of news would be told, not lost.
+    #[must_use]
+    pub fn can_tell(&self) -> bool {
+        self.worker.1 <= 1 || self.news.len() < TURN_LIMIT
     }
 
     /// Tells the other workers; lossy under a flood of news. Free with a single worker.

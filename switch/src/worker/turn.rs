@@ -111,6 +111,8 @@ impl<S: Stage> Worker<S> {
         self.cx.now = self.clock.now();
         while let Ok(command) = self.commands.try_recv() {
             command(self);
+            // It may have changed what the timers depend on.
+            self.next_tick = Nanos(0);
             self.finish_call();
         }
         self.drain_inbox();
@@ -292,8 +294,11 @@ impl<S: Stage> Worker<S> {
 
     /// After stages or a command ran: sends what they emitted, flushes, reports.
     fn finish_call(&mut self) {
-        while let Some((to, frame, origin)) = self.cx.emits.pop() {
+        for (to, frame, origin) in self.cx.emits.drain(..) {
             self.out.emit(to, frame, origin);
+        }
+        if let Some(due) = self.cx.wake_at.take() {
+            self.next_tick = self.next_tick.min(due);
         }
         while let Some(port) = self.out.dirty.pop() {
             self.flush(port);
@@ -360,6 +365,8 @@ impl<S: Stage> Worker<S> {
 
     /// Timers of the stages and the ports.
     fn tick(&mut self) {
+        // Whatever the ticks do may bring the next one forward.
+        self.next_tick = Nanos::MAX;
         let mut next = self.stage.tick(&mut self.cx);
         for i in 0..self.out.slots.len() {
             let port = PortId(i as u16);
@@ -392,7 +399,7 @@ impl<S: Stage> Worker<S> {
                 Ok(_) => {}
             }
         }
-        self.next_tick = next;
+        self.next_tick = self.next_tick.min(next);
         self.finish_call();
     }
 
