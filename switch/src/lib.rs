@@ -14,6 +14,7 @@
 pub mod bridge;
 pub mod clock;
 pub mod frame;
+pub mod policy;
 pub mod port;
 pub mod stats;
 pub mod sys;

@@ -24,7 +24,10 @@ pub struct NetworkConfig {
     pub fast_leave: bool,
     /// Whether the switch itself asks for memberships (IGMPv3 and MLDv2 general queries), where no router does.
     pub querier: bool,
-    /// Most multicast groups per network, and most memberships.
+    /// How long a membership or multicast router is remembered without being heard (RFC 3376 8.4: 260 s); the querier asks
+    /// a bit more often than twice in that time.
+    pub membership: Duration,
+    /// Most multicast memberships, of ports in groups.
     pub mdb_limit: usize,
     /// Timing of the loop guard; ports switch it on and off.
     pub loop_guard: LoopGuard,
@@ -57,7 +60,8 @@ impl Default for NetworkConfig {
             snooping: false,
             fast_leave: false,
             querier: false,
-            mdb_limit: 1024,
+            membership: Duration::from_secs(260),
+            mdb_limit: 4096,
             loop_guard: LoopGuard::default(),
         }
     }

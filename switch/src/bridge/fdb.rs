@@ -10,7 +10,6 @@
 //! news from there ([`crate::worker::Sync`]), and forgotten by itself only after three ageing times without news, for
 //! news can be lost.
 
-#![allow(dead_code)] // until the stage uses all of it
 use crate::port::PortId;
 use crate::wire::MacAddr;
 use foldhash::fast::RandomState;

@@ -1,89 +1,34 @@
-//! The bridge as a stage.
+//! The bridge as a stage: the way of a batch.
 
-use super::fdb::{Fdb, Learn};
-use super::{NetworkConfig, NetworkId, PortConfig};
-use crate::frame::{Batch, DropReason, Verdict};
+use super::fdb::{Learn, NO_KEY, key};
+use super::loop_guard;
+use super::network::Network;
+use super::port::BridgePort;
+use super::snoop::{News, Way};
+use super::{Bridge, ingress, vlan};
+use crate::clock::Nanos;
+use crate::frame::{Batch, DropReason, Entry, FloodSet, Frame, Verdict};
+use crate::policy::meter::{Meter, wire_load};
 use crate::port::PortId;
+use crate::wire::Meta;
 use crate::worker::{Cx, Event, Stage, Sync};
+use arrayvec::ArrayVec;
 
-#[derive(Debug)]
-struct Network {
-    config: NetworkConfig,
-    fdb: Fdb,
-    members: Vec<PortId>,
-}
+/// Flood sets of a batch that are remembered.
+const FLOODS: usize = 4;
 
-/// One worker's bridge.
-#[derive(Debug, Default)]
-pub struct Bridge {
-    networks: Vec<Option<Network>>,
-    ports: Vec<Option<PortConfig>>,
-}
-
-impl Bridge {
-    /// A bridge without networks.
-    #[must_use]
-    pub fn new() -> Bridge {
-        Bridge::default()
-    }
-
-    /// Adds a network, or changes its configuration.
-    pub fn set_network(&mut self, id: NetworkId, config: NetworkConfig) {
-        let i = usize::from(id.0);
-        if self.networks.len() <= i {
-            self.networks.resize_with(i + 1, || None);
-        }
-        match &mut self.networks[i] {
-            Some(n) => n.config = config,
-            slot => {
-                let fdb = Fdb::new(config.fdb_limit);
-                *slot = Some(Network {
-                    config,
-                    fdb,
-                    members: Vec::new(),
-                });
-            }
-        }
-    }
-
-    /// Removes a network; its ports must have been removed.
-    pub fn remove_network(&mut self, id: NetworkId) {
-        if let Some(slot) = self.networks.get_mut(usize::from(id.0)) {
-            *slot = None;
-        }
-    }
-
-    /// Adds a port, or changes its configuration.
-    pub fn set_port(&mut self, port: PortId, config: PortConfig) {
-        self.remove_port(port);
-        if self.ports.len() <= port.index() {
-            self.ports.resize_with(port.index() + 1, || None);
-        }
-        if let Some(Some(n)) = self.networks.get_mut(usize::from(config.network.0)) {
-            n.members.push(port);
-        }
-        self.ports[port.index()] = Some(config);
-    }
-
-    /// Removes a port and what was learned at it.
-    pub fn remove_port(&mut self, port: PortId) {
-        let Some(config) = self.ports.get_mut(port.index()).and_then(Option::take) else {
-            return;
-        };
-        if let Some(Some(n)) = self.networks.get_mut(usize::from(config.network.0)) {
-            n.members.retain(|p| *p != port);
-            n.fdb.remove_if(|e| e.port == port);
-        }
-    }
-
-    /// The FDB of a network.
-    #[must_use]
-    pub fn fdb(&self, id: NetworkId) -> Option<&Fdb> {
-        self.networks
-            .get(usize::from(id.0))?
-            .as_ref()
-            .map(|n| &n.fdb)
-    }
+/// The network and port a batch came from, and what was worked out for its earlier frames.
+struct Pass<'a> {
+    cx: &'a mut Cx,
+    ports: &'a [Option<BridgePort>],
+    net: &'a mut Network,
+    port: &'a BridgePort,
+    from: PortId,
+    now: u32,
+    network: u16,
+    floods: ArrayVec<(u16, FloodSet), FLOODS>,
+    /// Scratch for the ports of a multicast group.
+    wanted: &'a mut Vec<PortId>,
 }
 
 impl Stage for Bridge {
@@ -92,55 +37,311 @@ impl Stage for Bridge {
         let Some(Some(port)) = self.ports.get(from.index()) else {
             return;
         };
-        let Some(Some(net)) = self.networks.get_mut(usize::from(port.network.0)) else {
+        let network = port.config.network;
+        let Some(Some(net)) = self.networks.get_mut(usize::from(network.0)) else {
             return;
         };
-        let now = cx.now.secs();
-        let mut flood = None;
+        for e in &mut batch.entries {
+            if e.meta.ethertype == loop_guard::ETHERTYPE && e.verdict == Verdict::Next {
+                let body = e.frame.head().get(usize::from(e.meta.l3_off)..);
+                if let Some((sent, number)) = body.and_then(|b| self.shared.probe_key.read(b)) {
+                    e.verdict = Verdict::Drop(DropReason::LoopProbe);
+                    super::timers::probe_returned(cx, &self.ports, net, from, sent, number);
+                }
+            }
+        }
+        if port.loop_state.is_shut() {
+            for e in batch
+                .entries
+                .iter_mut()
+                .filter(|e| e.verdict == Verdict::Next)
+            {
+                e.verdict = Verdict::Drop(DropReason::LoopGuard);
+            }
+            return;
+        }
+        if port.screens || !net.taps.is_empty() {
+            ingress::screen(cx, port, net, batch);
+        }
+        let mut pass = Pass {
+            now: cx.now.secs(),
+            cx,
+            ports: &self.ports,
+            net,
+            port,
+            from,
+            network: network.0,
+            floods: ArrayVec::new(),
+            wanted: &mut self.wanted,
+        };
+        pass.switch(batch);
+    }
+
+    fn egress(
+        &mut self,
+        cx: &mut Cx,
+        _from: PortId,
+        to: PortId,
+        frame: &mut Frame,
+        meta: &Meta,
+    ) -> Result<(), DropReason> {
+        let Some(Some(port)) = self.ports.get(to.index()) else {
+            return Ok(());
+        };
+        if port.loop_state.is_shut() {
+            return Err(DropReason::LoopGuard);
+        }
+        if !port.finishes {
+            return Ok(());
+        }
+        if let Some(meter) = &port.meters.egress
+            && !meter.admit(cx.now, wire_load(frame, meta).1)
+        {
+            return Err(DropReason::EgressRate);
+        }
+        if port.vlan_aware {
+            // Zero: made by the switch, for the port's own VLAN.
+            let vid = if meta.vid == 0 {
+                port.config.pvid.unwrap_or(0)
+            } else {
+                meta.vid
+            };
+            vlan::egress(&port.config, vid, frame)?;
+        }
+        for tap in &port.taps_out {
+            tap.copy(cx, frame);
+        }
+        Ok(())
+    }
+
+    fn tick(&mut self, cx: &mut Cx) -> Nanos {
+        self.timers(cx)
+    }
+
+    fn link_changed(&mut self, cx: &mut Cx, port: PortId, up: bool) {
+        self.port_link(cx, port, up);
+    }
+
+    fn sync(&mut self, cx: &mut Cx, news: &Sync) {
+        self.heard(cx, news);
+    }
+}
+
+impl Pass<'_> {
+    /// Learns the sources and finds the ways of all frames not judged yet.
+    fn switch(&mut self, batch: &mut Batch) {
+        let (mut last_src, mut last_dst) = (NO_KEY, NO_KEY);
+        let mut last_way = Verdict::Next;
+        let learning = self.port.config.learning;
         for e in &mut batch.entries {
             if e.verdict != Verdict::Next {
                 continue;
             }
-            if e.meta.src.is_group() {
-                e.verdict = Verdict::Drop(DropReason::BadSourceMac);
-                continue;
-            }
-            if e.meta.dst.is_link_local() {
-                e.verdict = Verdict::Drop(DropReason::LinkLocal);
-                continue;
-            }
-            let network = port.network.0;
-            match net.fdb.learn(0, e.meta.src, from, now, u32::MAX) {
-                Learn::New => cx.tell(Sync::Learned {
-                    network,
-                    vid: 0,
-                    mac: e.meta.src,
-                    port: from,
-                    seen: now,
-                }),
-                Learn::Moved(was) => {
-                    cx.event(Event::MacMoved {
-                        network,
-                        vid: 0,
-                        mac: e.meta.src,
-                        from: was,
-                        to: from,
-                    });
+            // Frames of a flow come together: what was found for the one before mostly holds.
+            let src = key(e.meta.vid, e.meta.src);
+            if src != last_src {
+                if let Err(why) = self.source(e, learning) {
+                    e.verdict = Verdict::Drop(why);
+                    continue;
                 }
-                _ => {}
+                last_src = src;
+                // Learning may have moved what the last destination was.
+                last_dst = NO_KEY;
             }
-            let known = if e.meta.dst.is_group() {
-                None
-            } else {
-                net.fdb.lookup(0, e.meta.dst)
-            };
+            if e.meta.dst.is_group() {
+                e.verdict = self.group(e);
+                continue;
+            }
+            let dst = key(e.meta.vid, e.meta.dst);
+            if dst == last_dst {
+                e.verdict = last_way;
+                continue;
+            }
+            let known = self.net.fdb.lookup_key(dst);
             e.verdict = match known {
-                Some(p) if p == from => Verdict::Drop(DropReason::SamePort),
-                Some(p) => Verdict::Forward(p),
-                None => Verdict::Flood(*flood.get_or_insert_with(|| {
-                    cx.flood_set(net.members.iter().copied().filter(|p| *p != from))
-                })),
+                Some(to) => self.unicast(to),
+                None => self.unknown(e),
             };
+            if known.is_some() {
+                (last_dst, last_way) = (dst, e.verdict);
+            }
+        }
+        if let Some(due) = self.net.fdb.arm(self.now, self.net.ageing) {
+            self.cx.tick_by(Nanos(u64::from(due) * 1_000_000_000));
         }
     }
+
+    #[inline]
+    fn source(&mut self, e: &Entry, learning: bool) -> Result<(), DropReason> {
+        let mac = e.meta.src;
+        if mac.is_group() || mac == crate::wire::MacAddr::ZERO {
+            return Err(DropReason::BadSourceMac);
+        }
+        if !learning {
+            return Ok(());
+        }
+        let (vid, limit) = (e.meta.vid, self.port.mac_limit);
+        match self.net.fdb.learn(vid, mac, self.from, self.now, limit) {
+            Learn::Refreshed => Ok(()),
+            learned => self.learned(e, learned),
+        }
+    }
+
+    #[cold]
+    fn learned(&mut self, e: &Entry, learned: Learn) -> Result<(), DropReason> {
+        let (network, port, vid, mac) = (self.network, self.from, e.meta.vid, e.meta.src);
+        match learned {
+            Learn::New => self.cx.event(Event::MacLearned {
+                network,
+                vid,
+                mac,
+                port,
+            }),
+            Learn::Moved(from) => self.cx.event(Event::MacMoved {
+                network,
+                vid,
+                mac,
+                from,
+                to: port,
+            }),
+            Learn::Pinned(_) => return Err(DropReason::StaticMac),
+            Learn::PortFull => {
+                self.port.tell_limit(self.cx, port, "MACs of the port");
+                return Err(DropReason::MacLimit);
+            }
+            // It passes, and what is for it will be flooded.
+            Learn::Full => {
+                self.port
+                    .tell_limit(self.cx, port, "FDB entries of the network");
+                return Ok(());
+            }
+            Learn::Refreshed => return Ok(()),
+        }
+        self.cx.tell(Sync::Learned {
+            network,
+            vid,
+            mac,
+            port,
+            seen: self.now,
+        });
+        Ok(())
+    }
+
+    fn unicast(&self, to: PortId) -> Verdict {
+        if to == self.from {
+            return if self.port.config.hairpin {
+                Verdict::Hairpin
+            } else {
+                Verdict::Drop(DropReason::SamePort)
+            };
+        }
+        if self.port.config.isolated
+            && let Some(Some(other)) = self.ports.get(to.index())
+            && other.config.isolated
+        {
+            return Verdict::Drop(DropReason::Isolated);
+        }
+        Verdict::Forward(to)
+    }
+
+    #[cold]
+    fn unknown(&mut self, e: &Entry) -> Verdict {
+        if over(self.port.meters.unknown.as_ref(), self.cx, e) {
+            return Verdict::Drop(DropReason::StormControl);
+        }
+        Verdict::Flood(self.flood(e.meta.vid))
+    }
+
+    fn group(&mut self, e: &Entry) -> Verdict {
+        let dst = e.meta.dst;
+        if dst.is_link_local() {
+            return Verdict::Drop(DropReason::LinkLocal);
+        }
+        let meters = &self.port.meters;
+        if dst.is_broadcast() {
+            if over(meters.broadcast.as_ref(), self.cx, e) {
+                return Verdict::Drop(DropReason::StormControl);
+            }
+            return Verdict::Flood(self.flood(e.meta.vid));
+        }
+        if over(meters.multicast.as_ref(), self.cx, e) {
+            return Verdict::Drop(DropReason::StormControl);
+        }
+        if !self.net.config.snooping {
+            return Verdict::Flood(self.flood(e.meta.vid));
+        }
+        self.snooped(e)
+    }
+
+    fn snooped(&mut self, e: &Entry) -> Verdict {
+        let (vid, port, network, now) = (e.meta.vid, self.from, self.network, self.now);
+        let (cx, limits) = (&mut *self.cx, self.port);
+        let mut changed = false;
+        let rules = self.net.rules;
+        let way = self
+            .net
+            .snoop
+            .hear(&e.frame, &e.meta, port, now, &rules, &mut |news| {
+                changed = true;
+                match news {
+                    News::Group { group, until } => cx.tell(Sync::Group {
+                        network,
+                        vid,
+                        group,
+                        port,
+                        until,
+                    }),
+                    News::Router { v6, until, querier } => cx.tell(Sync::Router {
+                        network,
+                        vid,
+                        v6,
+                        port,
+                        until,
+                        querier,
+                    }),
+                    News::Full => {
+                        limits.tell_limit(cx, port, "multicast memberships of the network");
+                    }
+                }
+            });
+        if changed {
+            // A second from now is early enough to look for what ends.
+            self.net.next_expiry = self.net.next_expiry.min(now + 1);
+            self.cx
+                .tick_by(Nanos(u64::from(self.net.next_expiry) * 1_000_000_000));
+        }
+        let (group, v6) = match way {
+            Way::Malformed => return Verdict::Drop(DropReason::BadMulticast),
+            Way::Flood => return Verdict::Flood(self.flood(vid)),
+            Way::Group(g) => (Some(g), g.is_ipv6()),
+            Way::Routers { v6 } => (None, v6),
+        };
+        self.wanted.clear();
+        self.wanted.extend(self.net.snoop.ports_of(vid, group, v6));
+        self.wanted.sort_unstable();
+        let set = self
+            .cx
+            .flood_set(self.net.some(port, self.port, self.ports, vid, self.wanted));
+        if set.len == 0 && group.is_none() {
+            // A report that no router waits for; the switch has read it.
+            return Verdict::Drop(DropReason::Consumed);
+        }
+        Verdict::Flood(set)
+    }
+
+    /// All other ports of the VLAN.
+    fn flood(&mut self, vid: u16) -> FloodSet {
+        if let Some((_, set)) = self.floods.iter().find(|(v, _)| *v == vid) {
+            return *set;
+        }
+        let all = self.net.everybody(self.from, self.port, self.ports, vid);
+        let set = self.cx.flood_set(all);
+        let _ = self.floods.try_push((vid, set));
+        set
+    }
+}
+
+/// Whether the frame is more than the meter, if there is one, lets pass.
+fn over(meter: Option<&Meter>, cx: &Cx, e: &Entry) -> bool {
+    meter.is_some_and(|m| !m.admit(cx.now, wire_load(&e.frame, &e.meta).0))
 }

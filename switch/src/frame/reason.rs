@@ -51,6 +51,8 @@ reasons! {
     MacLimit = "mac_limit",
     /// A MAC pinned to another port by a static entry.
     StaticMac = "static_mac",
+    /// An IGMP or MLD message that contradicts itself.
+    BadMulticast = "bad_multicast",
     /// Over the port's broadcast, unknown-unicast or multicast rate limit.
     StormControl = "storm_control",
     /// Over the port's ingress rate limit.

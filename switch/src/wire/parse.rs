@@ -81,6 +81,8 @@ pub struct Meta {
     pub src: MacAddr,
     /// Outermost VLAN tag, if any.
     pub tag: Option<Tag>,
+    /// Number of tags, counted up to 3: the third and what follows are not looked at.
+    pub tags: u8,
     /// VLAN the bridge put the frame into; 0 before that.
     pub vid: u16,
     /// EtherType after the tags.
@@ -132,8 +134,12 @@ pub fn parse(head: &[u8], len: usize) -> Option<Meta> {
                 tci,
             });
         }
+        m.tags += 1;
         m.ethertype = EtherType(next);
         off += 4;
+    }
+    if m.ethertype == EtherType::VLAN || m.ethertype == EtherType::QINQ {
+        m.tags += 1;
     }
     m.l3_off = off as u16;
     m.l3_end = len as u32;

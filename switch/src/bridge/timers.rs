@@ -1,0 +1,314 @@
+//! What the bridge does by time, by link changes and by news of other workers.
+
+use super::Bridge;
+use super::fdb::{FlushFilter, Swept};
+use super::loop_guard::ProbeKey;
+use super::network::Network;
+use super::port::BridgePort;
+use super::snoop::general_query;
+use crate::clock::Nanos;
+use crate::port::PortId;
+use crate::worker::{Cx, Event, Origin, Sync};
+use std::time::Duration;
+
+/// Buckets of a table looked at per tick.
+const SWEEP_BUDGET: usize = 4096;
+/// Frames of our own sent per tick.
+const SEND_BUDGET: usize = 64;
+/// Time between two ticks of a sweep, or of a round of probes, that isn't finished.
+const PAUSE: Duration = Duration::from_millis(2);
+
+fn at_sec(s: u32) -> Nanos {
+    if s == u32::MAX {
+        Nanos::MAX
+    } else {
+        Nanos(u64::from(s) * 1_000_000_000)
+    }
+}
+
+/// A probe of ours came back by `from`: shuts a port if that proves a loop.
+pub(super) fn probe_returned(
+    cx: &mut Cx,
+    ports: &[Option<BridgePort>],
+    net: &Network,
+    from: PortId,
+    sent: PortId,
+    number: u32,
+) {
+    let get = |p: PortId| ports.get(p.index()).and_then(Option::as_ref);
+    let (Some(by), Some(of)) = (get(from), get(sent)) else {
+        return;
+    };
+    // Two networks, or two VLANs, that meet outside are no loop of one.
+    let joined = by.config.network == of.config.network
+        && (!net.config.vlan_aware || by.config.pvid == of.config.pvid);
+    if !joined || !of.loop_state.is_fresh(number) {
+        return;
+    }
+    let (high, low) = (from.max(sent), from.min(sent));
+    let guarded = |p: PortId| get(p).filter(|b| b.config.loop_guard);
+    let (shut, other, state) = match (guarded(high), guarded(low)) {
+        (Some(b), _) => (high, low, &b.loop_state),
+        (None, Some(b)) => (low, high, &b.loop_state),
+        (None, None) => return,
+    };
+    if state.prove(cx.now, &net.config.loop_guard) {
+        cx.event(Event::LoopDetected { port: shut, other });
+    }
+}
+
+impl Bridge {
+    /// Due work of all networks; returns when there is more.
+    pub(super) fn timers(&mut self, cx: &mut Cx) -> Nanos {
+        let mut next = Nanos::MAX;
+        for (i, net) in self.networks.iter_mut().enumerate() {
+            let Some(net) = net else { continue };
+            next = next.min(sweep(cx, i as u16, net));
+            let now = cx.now.secs();
+            if net.next_expiry <= now {
+                net.next_expiry = net.snoop.expire(now).max(now + 1);
+            }
+            next = next.min(at_sec(net.next_expiry));
+            if net.config.querier && net.config.snooping {
+                next = next.min(query(cx, net, &self.ports));
+            }
+            let key = &self.shared.probe_key;
+            next = next.min(probe(cx, net, &self.ports, key));
+        }
+        next
+    }
+
+    /// A port came up or went down.
+    pub(super) fn port_link(&mut self, cx: &mut Cx, port: PortId, up: bool) {
+        if self.down.len() <= port.index() {
+            self.down.resize(port.index() + 1, false);
+        }
+        self.down[port.index()] = !up;
+        if !up {
+            self.forget(port);
+            cx.tell(Sync::PortDown { port });
+        }
+        let Some(Some(p)) = self.ports.get(port.index()) else {
+            return;
+        };
+        p.loop_state.reset();
+        let network = p.config.network;
+        self.refresh_members(network);
+        if up && let Some(Some(net)) = self.networks.get_mut(usize::from(network.0)) {
+            net.next_probe = Nanos(0);
+            cx.tick_by(cx.now);
+        }
+    }
+
+    /// Forgets what was learned at a port; static entries stay.
+    fn forget(&mut self, port: PortId) {
+        let Some(Some(p)) = self.ports.get(port.index()) else {
+            return;
+        };
+        if let Some(Some(net)) = self.networks.get_mut(usize::from(p.config.network.0)) {
+            net.fdb.flush(FlushFilter {
+                port: Some(port),
+                ..FlushFilter::default()
+            });
+            net.snoop.remove_port(port);
+        }
+    }
+
+    /// News of another worker.
+    pub(super) fn heard(&mut self, cx: &mut Cx, news: &Sync) {
+        match *news {
+            Sync::Learned {
+                network,
+                vid,
+                mac,
+                port,
+                seen,
+            } => {
+                let Some(net) = self.network_mut(network) else {
+                    return;
+                };
+                let later = net.fdb.learn_remote(vid, mac, port, seen);
+                if let Some(due) = net.fdb.arm(cx.now.secs(), net.ageing) {
+                    cx.tick_by(at_sec(due));
+                }
+                if let Some(e) = later {
+                    cx.tell(Sync::Learned {
+                        network,
+                        vid,
+                        mac,
+                        port: e.port,
+                        seen: e.seen,
+                    });
+                }
+            }
+            Sync::Aged {
+                network,
+                vid,
+                mac,
+                port,
+            } => {
+                let Some(net) = self.network_mut(network) else {
+                    return;
+                };
+                if let Some(e) = net.fdb.age_remote(vid, mac, port) {
+                    cx.tell(Sync::Learned {
+                        network,
+                        vid,
+                        mac,
+                        port: e.port,
+                        seen: e.seen,
+                    });
+                }
+            }
+            Sync::PortDown { port } => self.forget(port),
+            Sync::Group {
+                network,
+                vid,
+                group,
+                port,
+                until,
+            } => {
+                if let Some(net) = self.network_mut(network) {
+                    let limit = net.rules.limit;
+                    let now = cx.now.secs();
+                    net.snoop.set((vid, group), port, until, now, limit);
+                    net.next_expiry = net.next_expiry.min(now + 1);
+                    cx.tick_by(at_sec(now + 1));
+                }
+            }
+            Sync::Router {
+                network,
+                vid,
+                v6,
+                port,
+                until,
+                querier,
+            } => {
+                if let Some(net) = self.network_mut(network) {
+                    net.snoop.router(vid, v6, port, until, querier);
+                    net.next_expiry = net.next_expiry.min(until);
+                    cx.tick_by(at_sec(until));
+                }
+            }
+        }
+    }
+
+    fn network_mut(&mut self, network: u16) -> Option<&mut Network> {
+        self.networks.get_mut(usize::from(network))?.as_mut()
+    }
+}
+
+/// Ages a network's FDB a bit; renews at the other workers what is alive here.
+fn sweep(cx: &mut Cx, network: u16, net: &mut Network) -> Nanos {
+    let several = cx.worker.1 > 1;
+    let due = net
+        .fdb
+        .sweep(cx.now.secs(), net.ageing, SWEEP_BUDGET, |e, what| {
+            let (vid, mac, port) = (e.vid(), e.mac(), e.port);
+            match what {
+                Swept::Aged => {
+                    if !e.remote {
+                        cx.event(Event::MacAged {
+                            network,
+                            vid,
+                            mac,
+                            port,
+                        });
+                        cx.tell(Sync::Aged {
+                            network,
+                            vid,
+                            mac,
+                            port,
+                        });
+                    }
+                }
+                Swept::Alive if several => cx.tell(Sync::Learned {
+                    network,
+                    vid,
+                    mac,
+                    port,
+                    seen: e.seen,
+                }),
+                Swept::Alive => {}
+            }
+            cx.can_tell()
+        });
+    if at_sec(due) <= cx.now {
+        cx.now.after(PAUSE)
+    } else {
+        at_sec(due)
+    }
+}
+
+/// Sends what the switch asks members; one worker does it.
+fn query(cx: &mut Cx, net: &mut Network, ports: &[Option<BridgePort>]) -> Nanos {
+    if cx.worker.0 != 0 {
+        return Nanos::MAX;
+    }
+    if net.next_query <= cx.now {
+        // Two queries and the time to answer one fit into a membership (RFC 3376 8.4).
+        let interval = (net.rules.membership.saturating_sub(10) / 2).max(1);
+        for m in net.members.iter().filter(|m| !m.silent) {
+            let Some(Some(p)) = ports.get(m.port.index()) else {
+                continue;
+            };
+            let untagged = !net.config.vlan_aware
+                || p.config.pvid.is_some_and(|v| p.config.untagged.contains(v));
+            if untagged && !p.loop_state.is_shut() {
+                for v6 in [false, true] {
+                    if let Some(f) = general_query(v6, interval) {
+                        cx.emit(m.port, f, Origin::Switch);
+                    }
+                }
+            }
+        }
+        net.next_query = cx.now.after(Duration::from_secs(u64::from(interval)));
+    }
+    net.next_query
+}
+
+/// Sends the probes that are due, some at a time, and opens ports; every worker for its share of the ports.
+fn probe(cx: &mut Cx, net: &mut Network, ports: &[Option<BridgePort>], key: &ProbeKey) -> Nanos {
+    let timing = net.config.loop_guard;
+    if net.next_probe > cx.now {
+        return net.next_probe;
+    }
+    let workers = cx.worker.1.max(1);
+    let mut sent = 0;
+    while let Some(m) = net.members.get(net.probe_at) {
+        net.probe_at += 1;
+        let port = m.port;
+        let Some(Some(p)) = ports.get(port.index()) else {
+            continue;
+        };
+        if !p.config.loop_guard || port.0 % workers != cx.worker.0 {
+            continue;
+        }
+        if p.loop_state.recover(cx.now, &timing) {
+            cx.event(Event::LoopCleared { port });
+        }
+        if m.down {
+            continue;
+        }
+        if let Some(f) = key.probe(port, &p.loop_state) {
+            cx.emit(port, f, Origin::Switch);
+            sent += 1;
+        }
+        if sent == SEND_BUDGET {
+            return cx.now.after(PAUSE);
+        }
+    }
+    net.probe_at = 0;
+    let any = net.members.iter().any(|m| {
+        ports
+            .get(m.port.index())
+            .and_then(Option::as_ref)
+            .is_some_and(|p| p.config.loop_guard)
+    });
+    net.next_probe = if any {
+        cx.now.after(timing.interval.max(Duration::from_millis(10)))
+    } else {
+        Nanos::MAX
+    };
+    net.next_probe
+}

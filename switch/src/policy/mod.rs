@@ -1,0 +1,3 @@
+//! Policy: what may pass, and how much of it.
+
+pub mod meter;
