@@ -8,4 +8,4 @@ mod mac;
 mod parse;
 
 pub use mac::MacAddr;
-pub use parse::{EtherType, L3, L4, Meta, Tag, parse};
+pub use parse::{EtherType, L3, L4, Meta, Tag, l2_len, parse};

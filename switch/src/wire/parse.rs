@@ -105,6 +105,17 @@ pub struct Meta {
 
 const ETH_LEN: usize = 14;
 
+/// Length of the Ethernet header with its tags (two at most): what isn't part of the MTU.
+#[must_use]
+pub fn l2_len(head: &[u8]) -> usize {
+    let tag = |at: usize| matches!(be16(head, at), Some(0x8100 | 0x88a8));
+    match (tag(12), tag(16)) {
+        (false, _) => ETH_LEN,
+        (true, false) => ETH_LEN + 4,
+        (true, true) => ETH_LEN + 8,
+    }
+}
+
 fn be16(b: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes(*b.get(at..)?.first_chunk()?))
 }

@@ -5,6 +5,7 @@ use crate::clock::Nanos;
 use crate::frame::{DropReason, Frame, GsoType, Offloads, gso};
 use crate::port::{PortFault, PortId, PortIo, TxQueue};
 use crate::stats::PortCounters;
+use crate::wire::l2_len;
 use crossbeam_queue::ArrayQueue;
 use std::sync::Arc;
 
@@ -99,14 +100,12 @@ impl Slot {
         self.offloads.takes(&frame.vnet)
             // A GSO frame's segments are checked by `gso::finish` only if the sender's MTU may be larger than ours.
             && if frame.vnet.gso == GsoType::None {
-                frame.len() <= self.mtu as usize + ETH_LEN
+                frame.len()
             } else {
-                usize::from(frame.vnet.gso_size) + usize::from(frame.vnet.hdr_len) <= self.mtu as usize + ETH_LEN
-            }
+                usize::from(frame.vnet.gso_size) + usize::from(frame.vnet.hdr_len)
+            } <= self.mtu as usize + l2_len(frame.head())
     }
 }
-
-const ETH_LEN: usize = 14;
 
 impl Outputs {
     pub(super) fn slot(&mut self, port: PortId) -> Option<&mut Slot> {
