@@ -29,8 +29,11 @@ pub(super) struct Network {
     pub(super) taps: Vec<(u16, Tap)>,
     /// Ageing time in seconds, 0 for never.
     pub(super) ageing: u32,
+    /// When the next round of probes begins; zero until it is planned.
     pub(super) next_probe: Nanos,
     pub(super) next_query: Nanos,
+    /// Ports to probe at once, for they have come up.
+    pub(super) fresh: Vec<PortId>,
     /// Member the probing goes on at.
     pub(super) probe_at: usize,
     pub(super) next_expiry: u32,
@@ -47,6 +50,7 @@ impl Network {
             ageing: secs(config.ageing),
             next_probe: Nanos(0),
             next_query: Nanos(0),
+            fresh: Vec::new(),
             probe_at: 0,
             next_expiry: u32::MAX,
             config,
@@ -69,6 +73,17 @@ impl Network {
         self.next_query = Nanos(0);
         self.next_expiry = 0;
         self.config = config;
+    }
+
+    /// A port has come up: it is probed at the next tick.
+    pub(super) fn probe_soon(&mut self, port: PortId) {
+        if !self.fresh.contains(&port) {
+            self.fresh.push(port);
+        }
+        // No round is planned if no port was guarded so far; zero has one planned.
+        if self.next_probe == Nanos::MAX {
+            self.next_probe = Nanos(0);
+        }
     }
 
     /// The ports a frame in `vid` from `from` may be sent to when its destination is all of them.

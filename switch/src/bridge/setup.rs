@@ -74,6 +74,9 @@ impl Bridge {
         let was = self.ports[port.index()].replace(new).map(|p| p.config);
         match was {
             Some(was) if was.network == network => {
+                if let Some(Some(n)) = self.networks.get_mut(usize::from(network.0)) {
+                    n.probe_soon(port);
+                }
                 // Addresses learned in VLANs the port has left.
                 if let Some(Some(n)) = self.networks.get_mut(usize::from(network.0))
                     && let Some(Some(p)) = self.ports.get(port.index())
@@ -105,13 +108,14 @@ impl Bridge {
                 silent: false,
                 down: false,
             });
-            n.next_probe = Nanos(0);
+            n.probe_soon(port);
         }
     }
 
     fn leave(&mut self, port: PortId, network: NetworkId) {
         if let Some(Some(n)) = self.networks.get_mut(usize::from(network.0)) {
             n.members.retain(|m| m.port != port);
+            n.fresh.retain(|p| *p != port);
             n.fdb.remove_if(|e| e.port == port);
             n.snoop.remove_port(port);
         }

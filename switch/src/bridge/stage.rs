@@ -4,15 +4,16 @@ use super::fdb::{Learn, NO_KEY, key};
 use super::loop_guard;
 use super::network::Network;
 use super::port::BridgePort;
-use super::snoop::{News, Way};
+use super::snoop::{News, Way, group_query};
 use super::{Bridge, ingress, vlan};
 use crate::clock::Nanos;
 use crate::frame::{Batch, DropReason, Entry, FloodSet, Frame, Verdict};
 use crate::policy::meter::{Meter, wire_load};
 use crate::port::PortId;
 use crate::wire::Meta;
-use crate::worker::{Cx, Event, Stage, Sync};
+use crate::worker::{Cx, Event, Origin, Stage, Sync};
 use arrayvec::ArrayVec;
+use std::net::IpAddr;
 
 /// Flood sets of a batch that are remembered.
 const FLOODS: usize = 4;
@@ -299,6 +300,7 @@ impl Pass<'_> {
                         until,
                         querier,
                     }),
+                    News::Ask(group) => ask(cx, limits, port, vid, group),
                     News::Full => {
                         limits.tell_limit(cx, port, "multicast memberships of the network");
                     }
@@ -338,6 +340,16 @@ impl Pass<'_> {
         let set = self.cx.flood_set(all);
         let _ = self.floods.try_push((vid, set));
         set
+    }
+}
+
+/// Asks who else at the port is a member.
+fn ask(cx: &mut Cx, to: &BridgePort, port: PortId, vid: u16, group: IpAddr) {
+    let Some(mut frame) = group_query(group) else {
+        return;
+    };
+    if !to.vlan_aware || vlan::egress(&to.config, vid, &mut frame).is_ok() {
+        cx.emit(port, frame, Origin::Switch);
     }
 }
 

@@ -1,11 +1,11 @@
 //! What the bridge does by time, by link changes and by news of other workers.
 
-use super::Bridge;
 use super::fdb::{FlushFilter, Swept};
 use super::loop_guard::ProbeKey;
 use super::network::Network;
 use super::port::BridgePort;
 use super::snoop::general_query;
+use super::{Bridge, LoopGuard};
 use crate::clock::Nanos;
 use crate::port::PortId;
 use crate::worker::{Cx, Event, Origin, Sync};
@@ -95,7 +95,7 @@ impl Bridge {
         let network = p.config.network;
         self.refresh_members(network);
         if up && let Some(Some(net)) = self.networks.get_mut(usize::from(network.0)) {
-            net.next_probe = Nanos(0);
+            net.probe_soon(port);
             cx.tick_by(cx.now);
         }
     }
@@ -270,45 +270,69 @@ fn query(cx: &mut Cx, net: &mut Network, ports: &[Option<BridgePort>]) -> Nanos 
 /// Sends the probes that are due, some at a time, and opens ports; every worker for its share of the ports.
 fn probe(cx: &mut Cx, net: &mut Network, ports: &[Option<BridgePort>], key: &ProbeKey) -> Nanos {
     let timing = net.config.loop_guard;
+    let mut left = SEND_BUDGET;
+    while left > 0
+        && let Some(port) = net.fresh.pop()
+    {
+        let down = net.members.iter().any(|m| m.port == port && m.down);
+        left -= usize::from(!down && probe_port(cx, ports, key, &timing, port));
+    }
+    if net.next_probe == Nanos(0) {
+        net.next_probe = next_round(cx.now, net, ports);
+    }
     if net.next_probe > cx.now {
-        return net.next_probe;
-    }
-    let workers = cx.worker.1.max(1);
-    let mut sent = 0;
-    while let Some(m) = net.members.get(net.probe_at) {
-        net.probe_at += 1;
-        let port = m.port;
-        let Some(Some(p)) = ports.get(port.index()) else {
-            continue;
+        return if net.fresh.is_empty() {
+            net.next_probe
+        } else {
+            cx.now.after(PAUSE)
         };
-        if !p.config.loop_guard || port.0 % workers != cx.worker.0 {
-            continue;
-        }
-        if p.loop_state.recover(cx.now, &timing) {
-            cx.event(Event::LoopCleared { port });
-        }
-        if m.down {
-            continue;
-        }
-        if let Some(f) = key.probe(port, &p.loop_state) {
-            cx.emit(port, f, Origin::Switch);
-            sent += 1;
-        }
-        if sent == SEND_BUDGET {
-            return cx.now.after(PAUSE);
-        }
     }
-    net.probe_at = 0;
-    let any = net.members.iter().any(|m| {
-        ports
-            .get(m.port.index())
-            .and_then(Option::as_ref)
-            .is_some_and(|p| p.config.loop_guard)
-    });
-    net.next_probe = if any {
-        cx.now.after(timing.interval.max(Duration::from_millis(10)))
-    } else {
-        Nanos::MAX
+    while left > 0 {
+        let Some(m) = net.members.get(net.probe_at) else {
+            net.probe_at = 0;
+            net.next_probe = next_round(cx.now, net, ports);
+            return net.next_probe;
+        };
+        net.probe_at += 1;
+        left -= usize::from(!m.down && probe_port(cx, ports, key, &timing, m.port));
+    }
+    cx.now.after(PAUSE)
+}
+
+/// Opens a port whose time is over, and probes it; false if it isn't guarded, or not by this worker.
+fn probe_port(
+    cx: &mut Cx,
+    ports: &[Option<BridgePort>],
+    key: &ProbeKey,
+    timing: &LoopGuard,
+    port: PortId,
+) -> bool {
+    let Some(Some(p)) = ports.get(port.index()) else {
+        return false;
     };
-    net.next_probe
+    if !p.config.loop_guard || port.0 % cx.worker.1.max(1) != cx.worker.0 {
+        return false;
+    }
+    if p.loop_state.recover(cx.now, timing) {
+        cx.event(Event::LoopCleared { port });
+    }
+    if let Some(f) = key.probe(port, &p.loop_state) {
+        cx.emit(port, f, Origin::Switch);
+    }
+    true
+}
+
+/// When the next round begins, if any port is guarded: at a multiple of the interval, so that all networks wake us at once.
+fn next_round(now: Nanos, net: &Network, ports: &[Option<BridgePort>]) -> Nanos {
+    let guarded = |p: PortId| matches!(ports.get(p.index()), Some(Some(p)) if p.config.loop_guard);
+    if !net.members.iter().any(|m| guarded(m.port)) {
+        return Nanos::MAX;
+    }
+    let interval = net.config.loop_guard.interval.as_nanos();
+    let interval = u64::try_from(interval).unwrap_or(u64::MAX).max(10_000_000);
+    Nanos(
+        (now.0 / interval)
+            .saturating_add(1)
+            .saturating_mul(interval),
+    )
 }

@@ -23,7 +23,7 @@ use hashbrown::HashMap;
 use message::{Change, Kind};
 use std::net::IpAddr;
 
-pub(super) use query::general as general_query;
+pub(super) use query::{general as general_query, specific as group_query};
 
 /// Time the members that are left have to answer a group-specific query: last member query time, 2 s (RFC 3376 8.8), and one for
 /// whole-second clocks.
@@ -59,6 +59,8 @@ pub(super) enum News {
         until: u32,
         querier: bool,
     },
+    /// A member has left; we are the querier and ask who is still there.
+    Ask(IpAddr),
     /// The table is full.
     Full,
 }
@@ -129,9 +131,7 @@ impl Snoop {
         };
         let (v6, vid) = (to.is_ipv6(), m.vid);
         let read = message::read(frame, m, &mut |group, change| {
-            if let Some(n) = self.change((vid, group), port, change, now, rules) {
-                news(n);
-            }
+            self.change((vid, group), port, change, now, rules, news);
         });
         let until = now.saturating_add(rules.membership);
         match read {
@@ -201,27 +201,34 @@ impl Snoop {
         change: Change,
         now: u32,
         rules: &Rules,
-    ) -> Option<News> {
+        news: &mut dyn FnMut(News),
+    ) {
         // Everybody gets these anyway.
         if is_local(key.1) {
-            return None;
+            return;
         }
         let until = match change {
             Change::Join => now.saturating_add(rules.membership),
             Change::Leave if rules.fast_leave => now,
             Change::Leave => {
-                let was = self.groups.get(&key)?.iter().find(|m| m.port == port)?;
+                let members = self.groups.get(&key).map_or(&[][..], Vec::as_slice);
+                let Some(was) = members.iter().find(|m| m.port == port) else {
+                    return;
+                };
+                if rules.querier {
+                    news(News::Ask(key.1));
+                }
                 was.until.min(now.saturating_add(LEAVE_SECS))
             }
         };
-        Some(if self.set(key, port, until, now, rules.limit) {
+        news(if self.set(key, port, until, now, rules.limit) {
             News::Group {
                 group: key.1,
                 until,
             }
         } else {
             News::Full
-        })
+        });
     }
 
     /// Enters, renews or (if `until` isn't in the future) ends a membership. False if the table is full.

@@ -347,3 +347,27 @@ fn the_querier_asks_and_makes_snooping_work() {
     assert!(r.send(1, &data(OTHER)).ports().is_empty());
     assert_eq!(r.secs(126).len(), 4);
 }
+
+#[test]
+fn the_querier_asks_who_is_left() {
+    let mut r = Rig::new(
+        NetworkConfig {
+            querier: true,
+            ..snooping()
+        },
+        2,
+    );
+    for (join, leave, group, at) in [
+        (join(1, GROUP), leave(1, GROUP), &GROUP[..], 42),
+        (group_message(131), group_message(132), &GROUP6[..], 70),
+    ] {
+        assert_eq!(r.send(0, &leave).emitted, [], "no member, no question");
+        r.send(0, &join);
+        let asked = r.send(0, &leave).emitted;
+        assert_eq!(asked.len(), 1);
+        assert_eq!((asked[0].0, &asked[0].2), (0, &Origin::Switch));
+        assert_eq!(asked[0].1[at..at + group.len()], *group);
+        let mut other = Rig::new(snooping(), 2);
+        assert_eq!(other.send(0, &asked[0].1).ports(), [1], "it is sound");
+    }
+}
