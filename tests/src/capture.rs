@@ -33,6 +33,9 @@ impl Node {
             "-Z",
             "root",
             "--immediate-mode",
+            // In KiB. Immediate mode takes a slot of the snapshot length per packet: the default holds 32.
+            "-B",
+            "16384",
             "-i",
             interface,
             "-w",
