@@ -2,7 +2,7 @@
 //!
 //! # Theory of operation
 //!
-//! Every guarded port sends a probe when it comes up and every few seconds after that: an untagged frame to a
+//! Every guarded port sends a probe when it comes up, when an address moves from or to it, and every few seconds: an untagged frame to a
 //! group address that other bridges forward, of the local experimental EtherType 0x88b5 (IEEE 802, annex B). A probe
 //! that comes back proves a loop between the port it was sent from and the port it came by (or a far end that reflects,
 //! if they are the same). Of the two the one with the higher number is shut, whichever way the probe took, so that two probes that

@@ -18,6 +18,15 @@ pub(super) struct Member {
     pub(super) down: bool,
 }
 
+/// Which worker probes a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Share {
+    /// The one whose share it is: all workers were told.
+    Own,
+    /// This one.
+    Any,
+}
+
 #[derive(Debug)]
 pub(super) struct Network {
     pub(super) config: NetworkConfig,
@@ -32,8 +41,8 @@ pub(super) struct Network {
     /// When the next round of probes begins; zero until it is planned.
     pub(super) next_probe: Nanos,
     pub(super) next_query: Nanos,
-    /// Ports to probe at once, for they have come up.
-    pub(super) fresh: Vec<PortId>,
+    /// Ports to probe at the next tick: they have come up, or addresses moved between them.
+    pub(super) fresh: Vec<(PortId, Share)>,
     /// Member the probing goes on at.
     pub(super) probe_at: usize,
     pub(super) next_expiry: u32,
@@ -75,10 +84,10 @@ impl Network {
         self.config = config;
     }
 
-    /// A port has come up: it is probed at the next tick.
-    pub(super) fn probe_soon(&mut self, port: PortId) {
-        if !self.fresh.contains(&port) {
-            self.fresh.push(port);
+    /// Has the port probed at the next tick.
+    pub(super) fn probe_soon(&mut self, port: PortId, share: Share) {
+        if !self.fresh.contains(&(port, share)) {
+            self.fresh.push((port, share));
         }
         // No round is planned if no port was guarded so far; zero has one planned.
         if self.next_probe == Nanos::MAX {

@@ -27,6 +27,8 @@ pub(super) struct BridgePort {
     pub(super) mac_limit: u32,
     /// Second of the last limit event.
     told: Cell<u32>,
+    /// Second in which an address last moved here.
+    moved: Cell<u32>,
 }
 
 impl BridgePort {
@@ -42,6 +44,7 @@ impl BridgePort {
             finishes: false,
             mac_limit: config.mac_limit.unwrap_or(u32::MAX),
             told: Cell::new(0),
+            moved: Cell::new(0),
             config,
         }
     }
@@ -54,6 +57,11 @@ impl BridgePort {
             || !self.taps_in.is_empty();
         self.finishes =
             self.vlan_aware || self.meters.egress.is_some() || !self.taps_out.is_empty();
+    }
+
+    /// An address moved here; true once a second.
+    pub(super) fn first_move(&self, now: u32) -> bool {
+        self.moved.replace(now) != now
     }
 
     /// Reports a limit, once a second at most.

@@ -4,7 +4,7 @@
 
 use super::fdb::{Fdb, FdbCursor, FdbEntry, FlushFilter};
 use super::mirror::{Mirrors, Side};
-use super::network::{Member, Network};
+use super::network::{Member, Network, Share};
 use super::port::BridgePort;
 use super::shared::Shared;
 use super::{MdbEntry, MirrorConfig, MirrorId, NetworkConfig, NetworkId, PortConfig};
@@ -75,7 +75,7 @@ impl Bridge {
         match was {
             Some(was) if was.network == network => {
                 if let Some(Some(n)) = self.networks.get_mut(usize::from(network.0)) {
-                    n.probe_soon(port);
+                    n.probe_soon(port, Share::Own);
                 }
                 // Addresses learned in VLANs the port has left.
                 if let Some(Some(n)) = self.networks.get_mut(usize::from(network.0))
@@ -108,14 +108,14 @@ impl Bridge {
                 silent: false,
                 down: false,
             });
-            n.probe_soon(port);
+            n.probe_soon(port, Share::Own);
         }
     }
 
     fn leave(&mut self, port: PortId, network: NetworkId) {
         if let Some(Some(n)) = self.networks.get_mut(usize::from(network.0)) {
             n.members.retain(|m| m.port != port);
-            n.fresh.retain(|p| *p != port);
+            n.fresh.retain(|(p, _)| *p != port);
             n.fdb.remove_if(|e| e.port == port);
             n.snoop.remove_port(port);
         }
@@ -198,10 +198,14 @@ impl Bridge {
             .map(|n| &mut n.fdb)
     }
 
-    /// Pins an address to a port. False when there is no such network, or its table is full.
+    /// Pins an address to a port. False when there is no such network, the port isn't in it, or its table is full.
     pub fn add_static(&mut self, id: NetworkId, vid: u16, mac: MacAddr, port: PortId) -> bool {
-        self.fdb_mut(id)
-            .is_some_and(|f| f.add_static(vid, mac, port))
+        let inside =
+            matches!(self.ports.get(port.index()), Some(Some(p)) if p.config.network == id);
+        inside
+            && self
+                .fdb_mut(id)
+                .is_some_and(|f| f.add_static(vid, mac, port))
     }
 
     /// Removes an address, static or learned.

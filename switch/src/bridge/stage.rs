@@ -2,7 +2,7 @@
 
 use super::fdb::{Learn, NO_KEY, key};
 use super::loop_guard;
-use super::network::Network;
+use super::network::{Network, Share};
 use super::port::BridgePort;
 use super::snoop::{News, Way, group_query};
 use super::{Bridge, ingress, vlan};
@@ -198,13 +198,21 @@ impl Pass<'_> {
                 mac,
                 port,
             }),
-            Learn::Moved(from) => self.cx.event(Event::MacMoved {
-                network,
-                vid,
-                mac,
-                from,
-                to: port,
-            }),
+            Learn::Moved(from) => {
+                self.cx.event(Event::MacMoved {
+                    network,
+                    vid,
+                    mac,
+                    from,
+                    to: port,
+                });
+                // In a loop addresses move all the time: don't wait for the next round of probes.
+                if self.port.first_move(self.now) {
+                    self.net.probe_soon(from, Share::Any);
+                    self.net.probe_soon(port, Share::Any);
+                    self.cx.tick_by(self.cx.now);
+                }
+            }
             Learn::Pinned(_) => return Err(DropReason::StaticMac),
             Learn::PortFull => {
                 self.port.tell_limit(self.cx, port, "MACs of the port");

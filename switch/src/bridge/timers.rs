@@ -2,10 +2,10 @@
 
 use super::fdb::{FlushFilter, Swept};
 use super::loop_guard::ProbeKey;
-use super::network::Network;
+use super::network::{Network, Share};
 use super::port::BridgePort;
 use super::snoop::general_query;
-use super::{Bridge, LoopGuard};
+use super::{Bridge, LoopGuard, vlan};
 use crate::clock::Nanos;
 use crate::port::PortId;
 use crate::worker::{Cx, Event, Origin, Sync};
@@ -95,7 +95,7 @@ impl Bridge {
         let network = p.config.network;
         self.refresh_members(network);
         if up && let Some(Some(net)) = self.networks.get_mut(usize::from(network.0)) {
-            net.probe_soon(port);
+            net.probe_soon(port, Share::Own);
             cx.tick_by(cx.now);
         }
     }
@@ -124,7 +124,7 @@ impl Bridge {
                 port,
                 seen,
             } => {
-                let Some(net) = self.network_mut(network) else {
+                let Some(net) = self.network_of(network, port) else {
                     return;
                 };
                 let later = net.fdb.learn_remote(vid, mac, port, seen);
@@ -168,7 +168,7 @@ impl Bridge {
                 port,
                 until,
             } => {
-                if let Some(net) = self.network_mut(network) {
+                if let Some(net) = self.network_of(network, port) {
                     let limit = net.rules.limit;
                     let now = cx.now.secs();
                     net.snoop.set((vid, group), port, until, now, limit);
@@ -184,12 +184,22 @@ impl Bridge {
                 until,
                 querier,
             } => {
-                if let Some(net) = self.network_mut(network) {
+                if let Some(net) = self.network_of(network, port) {
                     net.snoop.router(vid, v6, port, until, querier);
                     net.next_expiry = net.next_expiry.min(until);
                     cx.tick_by(at_sec(until));
                 }
             }
+        }
+    }
+
+    /// The network, if the port is (still) in it: news may be older than our configuration, and port numbers are reused.
+    fn network_of(&mut self, network: u16, port: PortId) -> Option<&mut Network> {
+        let of = self.ports.get(port.index())?.as_ref()?.config.network;
+        if of.0 == network {
+            self.network_mut(network)
+        } else {
+            None
         }
     }
 
@@ -248,15 +258,24 @@ fn query(cx: &mut Cx, net: &mut Network, ports: &[Option<BridgePort>]) -> Nanos 
     if net.next_query <= cx.now {
         // Two queries and the time to answer one fit into a membership (RFC 3376 8.4).
         let interval = (net.rules.membership.saturating_sub(10) / 2).max(1);
+        let vids = if net.config.vlan_aware {
+            vlans_in_use(net, ports)
+        } else {
+            vec![0]
+        };
         for m in net.members.iter().filter(|m| !m.silent) {
             let Some(Some(p)) = ports.get(m.port.index()) else {
                 continue;
             };
-            let untagged = !net.config.vlan_aware
-                || p.config.pvid.is_some_and(|v| p.config.untagged.contains(v));
-            if untagged && !p.loop_state.is_shut() {
+            if p.loop_state.is_shut() {
+                continue;
+            }
+            for vid in &vids {
                 for v6 in [false, true] {
-                    if let Some(f) = general_query(v6, interval) {
+                    let Some(mut f) = general_query(v6, interval) else {
+                        continue;
+                    };
+                    if !p.vlan_aware || vlan::egress(&p.config, *vid, &mut f).is_ok() {
                         cx.emit(m.port, f, Origin::Switch);
                     }
                 }
@@ -267,15 +286,25 @@ fn query(cx: &mut Cx, net: &mut Network, ports: &[Option<BridgePort>]) -> Nanos 
     net.next_query
 }
 
+/// VLANs that some port is in untagged, or that have members: a trunk of all VLANs isn't asked in all of them.
+fn vlans_in_use(net: &Network, ports: &[Option<BridgePort>]) -> Vec<u16> {
+    let of = |p: PortId| ports.get(p.index())?.as_ref()?.config.pvid;
+    let mut vids: Vec<u16> = net.members.iter().filter_map(|m| of(m.port)).collect();
+    vids.extend(net.snoop.vids());
+    vids.sort_unstable();
+    vids.dedup();
+    vids
+}
+
 /// Sends the probes that are due, some at a time, and opens ports; every worker for its share of the ports.
 fn probe(cx: &mut Cx, net: &mut Network, ports: &[Option<BridgePort>], key: &ProbeKey) -> Nanos {
     let timing = net.config.loop_guard;
     let mut left = SEND_BUDGET;
     while left > 0
-        && let Some(port) = net.fresh.pop()
+        && let Some((port, share)) = net.fresh.pop()
     {
         let down = net.members.iter().any(|m| m.port == port && m.down);
-        left -= usize::from(!down && probe_port(cx, ports, key, &timing, port));
+        left -= usize::from(!down && probe_port(cx, ports, key, &timing, port, share));
     }
     if net.next_probe == Nanos(0) {
         net.next_probe = next_round(cx.now, net, ports);
@@ -294,23 +323,25 @@ fn probe(cx: &mut Cx, net: &mut Network, ports: &[Option<BridgePort>], key: &Pro
             return net.next_probe;
         };
         net.probe_at += 1;
-        left -= usize::from(!m.down && probe_port(cx, ports, key, &timing, m.port));
+        left -= usize::from(!m.down && probe_port(cx, ports, key, &timing, m.port, Share::Own));
     }
     cx.now.after(PAUSE)
 }
 
-/// Opens a port whose time is over, and probes it; false if it isn't guarded, or not by this worker.
+/// Opens a port whose time is over, and probes it; false if it isn't guarded, or another worker does it.
 fn probe_port(
     cx: &mut Cx,
     ports: &[Option<BridgePort>],
     key: &ProbeKey,
     timing: &LoopGuard,
     port: PortId,
+    share: Share,
 ) -> bool {
     let Some(Some(p)) = ports.get(port.index()) else {
         return false;
     };
-    if !p.config.loop_guard || port.0 % cx.worker.1.max(1) != cx.worker.0 {
+    let ours = share == Share::Any || port.0 % cx.worker.1.max(1) == cx.worker.0;
+    if !p.config.loop_guard || !ours {
         return false;
     }
     if p.loop_state.recover(cx.now, timing) {

@@ -113,6 +113,17 @@ fn vlans_keep_containers_apart_and_trunks_carry_tags() {
         ));
         assert_eq!(answer.trim(), format!("{vid} {ip}"));
     }
+    // A service tag outside is carried whole in the VLAN of the port.
+    let seen = b.capture("eth0", "");
+    let mac = b.mac("eth0");
+    a.scapy(&format!(
+        "sendp(Ether(dst='{mac}') / Dot1AD(vlan=77) / Dot1Q(vlan=20) / IP(src='192.0.2.1', dst='192.0.2.2') / ICMP(), iface='eth0')"
+    ));
+    a.assert_ping("192.0.2.2");
+    assert_eq!(
+        seen.fields("ieee8021ad", &["ieee8021ad.id", "vlan.id"]),
+        ["77\t20"]
+    );
     let mute = "srp1(Ether(dst='ff:ff:ff:ff:ff:ff') / Dot1Q(vlan=10) / ARP(pdst='192.0.2.3'), iface='eth0', timeout=1)";
     assert_eq!(trunk.scapy(&format!("print({mute})")).trim(), "None");
     // Neither a tag on an access port nor an untagged frame on the trunk gets in.

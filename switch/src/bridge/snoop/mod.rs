@@ -323,6 +323,11 @@ impl Snoop {
         }
     }
 
+    /// VLANs with members, not each once.
+    pub(super) fn vids(&self) -> impl Iterator<Item = u16> + '_ {
+        self.groups.keys().map(|(vid, _)| *vid)
+    }
+
     /// Forgets what has ended; returns the second at which the next thing ends.
     pub(super) fn expire(&mut self, now: u32) -> u32 {
         self.remove_if(|m| m.until <= now);

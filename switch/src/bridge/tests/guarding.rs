@@ -72,6 +72,22 @@ fn a_loop_shuts_one_port_until_it_is_gone() {
 }
 
 #[test]
+fn an_address_that_moves_has_its_ports_probed_at_once() {
+    let mut r = joined();
+    r.wait(Duration::from_millis(1100));
+    r.send(1, &plain(ALL, mac(1)));
+    r.cx.wake_at = None;
+    r.send(2, &plain(ALL, mac(1)));
+    assert_eq!(r.cx.wake_at, Some(r.cx.now));
+    let probed: Vec<u16> = r.wait(Duration::ZERO).iter().map(|(p, ..)| *p).collect();
+    assert!(probed.len() == 2 && probed.contains(&1) && probed.contains(&2));
+    r.send(1, &plain(ALL, mac(1)));
+    r.send(2, &plain(ALL, mac(1)));
+    r.send(1, &plain(ALL, mac(1)));
+    assert!(r.wait(Duration::ZERO).len() <= 2, "once a second per port");
+}
+
+#[test]
 fn probes_of_others_pass_and_replays_are_not_believed() {
     let (mut r, mut other) = (joined(), joined());
     let foreign = other.wait(Duration::from_millis(1));
@@ -204,6 +220,17 @@ fn an_address_that_several_workers_hear_stays_until_all_are_deaf() {
     b.news.append(&mut b.cx.news);
     gossip(&mut a, &mut b);
     assert_eq!((at(&a, mac(1)), at(&b, mac(1))), (None, None));
+}
+
+#[test]
+fn news_of_a_port_that_changed_its_network_are_void() {
+    let (mut a, mut b) = pair();
+    a.send(0, &plain(ALL, mac(1)));
+    b.bridge.set_network(NetworkId(1), net());
+    b.port(0, |c| c.network = NetworkId(1));
+    gossip(&mut a, &mut b);
+    assert_eq!(at(&b, mac(1)), None);
+    assert!(!b.bridge.add_static(NET, 0, mac(2), PortId(0)));
 }
 
 #[test]

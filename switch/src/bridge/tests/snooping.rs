@@ -371,3 +371,31 @@ fn the_querier_asks_who_is_left() {
         assert_eq!(other.send(0, &asked[0].1).ports(), [1], "it is sound");
     }
 }
+
+#[test]
+fn the_querier_asks_on_trunks_in_the_vlans_in_use() {
+    let mut r = Rig::new(
+        NetworkConfig {
+            vlan_aware: true,
+            querier: true,
+            ..snooping()
+        },
+        1,
+    );
+    r.port(1, |c| {
+        c.pvid = None;
+        c.untagged = VlanSet::EMPTY;
+        c.tagged = (1..4000).collect();
+    });
+    let mut in_300 = join(1, GROUP);
+    in_300.splice(12..12, [0x81, 0, 1, 44]);
+    r.send(1, &in_300);
+    let mut vids: Vec<_> = r
+        .secs(1)
+        .iter()
+        .filter(|(p, f, _)| *p == 1 && f[12..14] == [0x81, 0])
+        .map(|(_, f, _)| u16::from_be_bytes([f[14], f[15]]))
+        .collect();
+    vids.dedup();
+    assert_eq!(vids, [1, 300]);
+}
