@@ -41,6 +41,8 @@ pub(super) struct Network {
     /// When the next round of probes begins; zero until it is planned.
     pub(super) next_probe: Nanos,
     pub(super) next_query: Nanos,
+    /// Where the round of queries goes on: VLAN by VLAN, port by port.
+    pub(super) query_at: usize,
     /// Ports to probe at the next tick: they have come up, or addresses moved between them.
     pub(super) fresh: Vec<(PortId, Share)>,
     /// Member the probing goes on at.
@@ -59,6 +61,7 @@ impl Network {
             ageing: secs(config.ageing),
             next_probe: Nanos(0),
             next_query: Nanos(0),
+            query_at: 0,
             fresh: Vec::new(),
             probe_at: 0,
             next_expiry: u32::MAX,

@@ -10,6 +10,9 @@ use crate::worker::{Cx, Event};
 use std::cell::Cell;
 use std::sync::Arc;
 
+/// Most events of learned and moved addresses per port and second: who watches mustn't drown.
+const ADDRESS_EVENTS: u16 = 100;
+
 #[derive(Debug)]
 pub(super) struct BridgePort {
     pub(super) config: PortConfig,
@@ -27,6 +30,8 @@ pub(super) struct BridgePort {
     pub(super) mac_limit: u32,
     /// Second of the last limit event.
     told: Cell<u32>,
+    /// Address events of a second.
+    told_addresses: Cell<(u32, u16)>,
     /// Second in which an address last moved here.
     moved: Cell<u32>,
 }
@@ -44,6 +49,7 @@ impl BridgePort {
             finishes: false,
             mac_limit: config.mac_limit.unwrap_or(u32::MAX),
             told: Cell::new(0),
+            told_addresses: Cell::new((0, 0)),
             moved: Cell::new(0),
             config,
         }
@@ -57,6 +63,17 @@ impl BridgePort {
             || !self.taps_in.is_empty();
         self.finishes =
             self.vlan_aware || self.meters.egress.is_some() || !self.taps_out.is_empty();
+    }
+
+    /// Reports an address learned or moved; under a flood of addresses only the first of a second.
+    pub(super) fn tell_address(&self, cx: &mut Cx, event: Event) {
+        let now = cx.now.secs();
+        let (second, told) = self.told_addresses.get();
+        let told = if second == now { told } else { 0 };
+        if told < ADDRESS_EVENTS {
+            self.told_addresses.set((now, told + 1));
+            cx.event(event);
+        }
     }
 
     /// An address moved here; true once a second.

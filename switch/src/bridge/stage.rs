@@ -192,20 +192,24 @@ impl Pass<'_> {
     fn learned(&mut self, e: &Entry, learned: Learn) -> Result<(), DropReason> {
         let (network, port, vid, mac) = (self.network, self.from, e.meta.vid, e.meta.src);
         match learned {
-            Learn::New => self.cx.event(Event::MacLearned {
-                network,
-                vid,
-                mac,
-                port,
-            }),
+            Learn::New => {
+                let event = Event::MacLearned {
+                    network,
+                    vid,
+                    mac,
+                    port,
+                };
+                self.port.tell_address(self.cx, event);
+            }
             Learn::Moved(from) => {
-                self.cx.event(Event::MacMoved {
+                let event = Event::MacMoved {
                     network,
                     vid,
                     mac,
                     from,
                     to: port,
-                });
+                };
+                self.port.tell_address(self.cx, event);
                 // In a loop addresses move all the time: don't wait for the next round of probes.
                 if self.port.first_move(self.now) {
                     self.net.probe_soon(from, Share::Any);

@@ -13,8 +13,10 @@ use std::time::Duration;
 
 /// Buckets of a table looked at per tick.
 const SWEEP_BUDGET: usize = 4096;
-/// Frames of our own sent per tick.
+/// Probes sent per tick.
 const SEND_BUDGET: usize = 64;
+/// Ports in VLANs queried per tick.
+const QUERY_BUDGET: usize = 128;
 /// Time between two ticks of a sweep, or of a round of probes, that isn't finished.
 const PAUSE: Duration = Duration::from_millis(2);
 
@@ -255,35 +257,51 @@ fn query(cx: &mut Cx, net: &mut Network, ports: &[Option<BridgePort>]) -> Nanos 
     if cx.worker.0 != 0 {
         return Nanos::MAX;
     }
-    if net.next_query <= cx.now {
-        // Two queries and the time to answer one fit into a membership (RFC 3376 8.4).
-        let interval = (net.rules.membership.saturating_sub(10) / 2).max(1);
-        let vids = if net.config.vlan_aware {
-            vlans_in_use(net, ports)
-        } else {
-            vec![0]
-        };
-        for m in net.members.iter().filter(|m| !m.silent) {
-            let Some(Some(p)) = ports.get(m.port.index()) else {
-                continue;
-            };
-            if p.loop_state.is_shut() {
-                continue;
-            }
-            for vid in &vids {
-                for v6 in [false, true] {
-                    let Some(mut f) = general_query(v6, interval) else {
-                        continue;
-                    };
-                    if !p.vlan_aware || vlan::egress(&p.config, *vid, &mut f).is_ok() {
-                        cx.emit(m.port, f, Origin::Switch);
-                    }
-                }
-            }
-        }
-        net.next_query = cx.now.after(Duration::from_secs(u64::from(interval)));
+    if net.next_query > cx.now {
+        return net.next_query;
     }
+    // Two queries and the time to answer one fit into a membership (RFC 3376 8.4).
+    let interval = (net.rules.membership.saturating_sub(10) / 2).max(1);
+    let vids = if net.config.vlan_aware {
+        vlans_in_use(net, ports)
+    } else {
+        vec![0]
+    };
+    // VLAN by VLAN, so that a trunk isn't sent all of its queries in one burst.
+    let all = vids.len() * net.members.len();
+    let end = all.min(net.query_at + QUERY_BUDGET);
+    while net.query_at < end {
+        let (vid, member) = (
+            net.query_at / net.members.len(),
+            net.query_at % net.members.len(),
+        );
+        net.query_at += 1;
+        if let (Some(vid), Some(m)) = (vids.get(vid), net.members.get(member))
+            && !m.silent
+            && let Some(Some(p)) = ports.get(m.port.index())
+        {
+            query_port(cx, m.port, p, *vid, interval);
+        }
+    }
+    if net.query_at < all {
+        return cx.now.after(PAUSE);
+    }
+    net.query_at = 0;
+    net.next_query = cx.now.after(Duration::from_secs(u64::from(interval)));
     net.next_query
+}
+
+fn query_port(cx: &mut Cx, id: PortId, port: &BridgePort, vid: u16, interval: u32) {
+    if port.loop_state.is_shut() {
+        return;
+    }
+    for v6 in [false, true] {
+        if let Some(mut f) = general_query(v6, interval)
+            && (!port.vlan_aware || vlan::egress(&port.config, vid, &mut f).is_ok())
+        {
+            cx.emit(id, f, Origin::Switch);
+        }
+    }
 }
 
 /// VLANs that some port is in untagged, or that have members: a trunk of all VLANs isn't asked in all of them.

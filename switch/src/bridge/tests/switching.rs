@@ -112,6 +112,11 @@ fn wakes_rarely_with_a_full_table() {
         let m = MacAddr::from_u64(0x0200_0000_0000 | u64::from(n));
         r.send(0, &plain(mac(200), m));
     }
+    assert_eq!(
+        r.events.len(),
+        100,
+        "a flood of addresses isn't one of events"
+    );
     let mut ticks = 0;
     let end = r.cx.now.after(Duration::from_secs(299));
     while r.cx.now < end {
