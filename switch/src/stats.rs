@@ -45,7 +45,7 @@ pub struct PortCounters {
     pub tx_frames: Counter,
     /// Their bytes.
     pub tx_bytes: Counter,
-    /// Receive errors (the read failed; no frame).
+    /// Receive errors: failed reads, and frames the kernel dropped before we could read them (packet ports).
     pub rx_errors: Counter,
     /// Copies made for this egress port (flood, mirror).
     pub copied: Counter,

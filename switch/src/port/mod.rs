@@ -5,6 +5,7 @@
 //! gone) are returned as [`PortFault`]; everything else is counted and survived.
 
 pub mod mem;
+pub mod packet;
 pub mod tap;
 
 use crate::clock::Nanos;

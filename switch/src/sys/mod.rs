@@ -3,4 +3,6 @@
 //! Each function here is safe to call with any arguments; the kernel checks what it is given.
 #![allow(unsafe_code)]
 
+pub mod mmsg;
+pub mod packet;
 pub mod tun;

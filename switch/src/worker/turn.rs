@@ -540,13 +540,17 @@ impl<S: Stage> Worker<S> {
             slot.owner = self.cx.worker.0;
         }
         self.next_tick = Nanos(0);
-        if was == LinkState::Up {
-            let is_final = fault.is_final();
+        // An interface goes down before it is deleted: that it is gone for good is news again.
+        let is_final = fault.is_final();
+        let was_final = matches!(&was, LinkState::Down(f) if f.is_final());
+        if was == LinkState::Up || (is_final && !was_final) {
             self.cx.event(Event::PortDown {
                 port,
                 reason: fault.to_string(),
                 is_final,
             });
+        }
+        if was == LinkState::Up {
             self.stage.link_changed(&mut self.cx, port, false);
         }
     }

@@ -1,0 +1,282 @@
+//! AF_PACKET port: a veth end or a physical uplink, with virtio-net headers and offloads.
+//!
+//! # Theory of operation
+//!
+//! The socket is opened with protocol 0 and bound before it asks for frames, so none of another interface
+//! slips in. Frames come by recvmmsg straight into [`Frame`]s (head and tail) and go by sendmmsg, both with 10
+//! bytes of virtio-net header: what a container sends arrives before segmentation and checksumming, and the kernel
+//! segments in software what the device can't. Own frames are ignored, the queueing discipline is bypassed.
+//! The kernel takes VLAN tags out of received frames; they are put back.
+//!
+//! Errors of af_packet.c that matter: ENETDOWN once when the interface goes down or away (a deleted one has interface
+//! index -1 then), ENXIO on sending to a deleted one, EMSGSIZE above the MTU, ENOBUFS when the device is full.
+//! An interface set down is looked at every 200 ms until it is up or deleted.
+
+use super::{PortFault, PortIo, RxState, TxQueue};
+use crate::clock::Nanos;
+use crate::frame::{BATCH_SIZE, Batch, DropReason, Frame, Offloads, VNET_HDR_LEN, VnetHdr};
+use crate::stats::Tally;
+use crate::sys::mmsg::{self, MAX_MESSAGES, Received, StrippedTag};
+use crate::sys::packet;
+pub use crate::sys::packet::PacketError;
+use arrayvec::ArrayVec;
+use nix::errno::Errno;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+/// Socket buffer each way, in bytes, as the kernel accounts them.
+const BUFFER: i32 = 4 << 20;
+/// How often an interface that is down is looked at.
+const LOOK: Duration = Duration::from_millis(200);
+/// Frames offered to the kernel at first; doubled while they are all used.
+const FEW: usize = 4;
+
+/// How to attach.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PacketOptions {
+    /// Have the interface take frames for all MACs while attached. A veth end delivers everything anyway.
+    pub promiscuous: bool,
+    /// Fanout group (unique in the network namespace) when several workers share the interface.
+    pub fanout: Option<u16>,
+}
+
+/// One packet socket on an interface.
+#[derive(Debug)]
+pub struct PacketPort {
+    fd: OwnedFd,
+    name: String,
+    offloads: Offloads,
+    want: usize,
+    busy: bool,
+    down: bool,
+    changed: bool,
+}
+
+impl PacketPort {
+    /// Opens an interface of the calling thread's network namespace.
+    pub fn open_in_current_netns(
+        name: &str,
+        options: PacketOptions,
+    ) -> Result<PacketPort, PacketError> {
+        PacketPort::new(packet::open(name)?, options)
+    }
+
+    /// Takes a packet socket (AF_PACKET, SOCK_RAW) bound to an interface, best with protocol 0, and begins to receive.
+    pub fn new(fd: OwnedFd, options: PacketOptions) -> Result<PacketPort, PacketError> {
+        packet::check(&fd)?;
+        packet::configure(&fd, BUFFER)?;
+        let (name, _) = packet::link(&fd).map_err(|source| PacketError::Option {
+            act: "asking for the interface",
+            source,
+        })?;
+        packet::start(&fd)?;
+        if options.promiscuous {
+            packet::set_promiscuous(&fd)?;
+        }
+        if let Some(group) = options.fanout {
+            packet::set_fanout(&fd, group)?;
+        }
+        let offloads = Offloads {
+            uso: packet::has_uso(),
+            ..Offloads::ALL
+        };
+        Ok(PacketPort {
+            fd,
+            name,
+            offloads,
+            want: FEW,
+            busy: false,
+            down: false,
+            changed: false,
+        })
+    }
+
+    /// Name of the interface when the port was opened.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// After a burst: counts as receive errors what the kernel dropped because the socket's buffer was full.
+    fn count_kernel_drops(&mut self, tally: &mut Tally) {
+        if std::mem::take(&mut self.busy) {
+            tally.errors += packet::take_drops(&self.fd).unwrap_or(0);
+        }
+    }
+
+    /// What a socket error means: gone, down, or nothing (`None`).
+    fn fault(&mut self, e: Errno) -> Option<PortFault> {
+        match e {
+            Errno::ENETDOWN | Errno::ENXIO | Errno::ENODEV => {}
+            _ => return None,
+        }
+        if packet::interface(&self.fd).map_or(true, |i| i <= 0) {
+            return Some(self.gone());
+        }
+        self.down = true;
+        Some(PortFault::LinkDown(format!(
+            "interface `{}` was set down; set it up (ip link set {} up)",
+            self.name, self.name
+        )))
+    }
+
+    fn gone(&self) -> PortFault {
+        PortFault::Gone(format!("interface `{}` was deleted", self.name))
+    }
+
+    /// Moves what one recvmmsg brought into the batch.
+    fn accept(
+        frames: ArrayVec<Frame, MAX_MESSAGES>,
+        got: &[Received],
+        rx: &mut Batch,
+        tally: &mut Tally,
+    ) {
+        for (mut frame, r) in frames.into_iter().zip(got) {
+            let len = r.len.saturating_sub(VNET_HDR_LEN);
+            tally.frame(len);
+            let vnet = frame
+                .received(VNET_HDR_LEN, r.len)
+                .and_then(|h| VnetHdr::checked(h, len));
+            if r.truncated {
+                tally.count_drop(DropReason::Oversize);
+                continue;
+            }
+            let Some(v) = vnet else {
+                tally.count_drop(DropReason::BadOffload);
+                continue;
+            };
+            frame.vnet = v;
+            if let Some(tag) = r.tag
+                && !insert_tag(&mut frame, tag)
+            {
+                tally.count_drop(DropReason::Runt);
+                continue;
+            }
+            // The caller asked for no more than there is room for.
+            let _ = rx.push(frame);
+        }
+    }
+}
+
+/// Puts a VLAN tag behind the MAC addresses; false if the frame has none.
+pub(super) fn insert_tag(frame: &mut Frame, tag: StrippedTag) -> bool {
+    if frame.head().len() < 12 || !frame.push_front(4) {
+        return false;
+    }
+    let Some(h) = frame.head_mut().first_chunk_mut::<16>() else {
+        return false;
+    };
+    h.copy_within(4..16, 0);
+    let [p0, p1] = tag.tpid.to_be_bytes();
+    let [t0, t1] = tag.tci.to_be_bytes();
+    h[12..].copy_from_slice(&[p0, p1, t0, t1]);
+    true
+}
+
+impl PortIo for PacketPort {
+    fn recv(&mut self, rx: &mut Batch, tally: &mut Tally) -> Result<RxState, PortFault> {
+        while !rx.is_full() {
+            let n = self.want.min(BATCH_SIZE - rx.len()).min(MAX_MESSAGES);
+            let mut frames = ArrayVec::<Frame, MAX_MESSAGES>::new();
+            for _ in 0..n {
+                frames.push(Frame::new());
+            }
+            let mut got = ArrayVec::new();
+            let r = {
+                let mut bufs: ArrayVec<_, MAX_MESSAGES> = frames
+                    .iter_mut()
+                    .map(|f| f.recv_slices(VNET_HDR_LEN))
+                    .collect();
+                mmsg::recvmmsg(&self.fd, &mut bufs, &mut got)
+            };
+            match r {
+                Ok(()) => {}
+                Err(Errno::EAGAIN) => {
+                    self.count_kernel_drops(tally);
+                    return Ok(RxState::Empty);
+                }
+                Err(Errno::EINTR) => continue,
+                Err(e) => {
+                    tally.errors += 1;
+                    match self.fault(e) {
+                        Some(fault) => return Err(fault),
+                        None => return Ok(RxState::Empty),
+                    }
+                }
+            }
+            PacketPort::accept(frames, &got, rx, tally);
+            if got.len() < n {
+                self.want = (got.len() + 1).max(FEW);
+                self.count_kernel_drops(tally);
+                // recvmmsg puts an error that ends a batch back on the socket, without a further event.
+                let e = packet::take_error(&self.fd);
+                return match e.and_then(|e| self.fault(e)) {
+                    Some(fault) => Err(fault),
+                    None => Ok(RxState::Empty),
+                };
+            }
+            self.busy |= n == MAX_MESSAGES;
+            self.want = (self.want * 2).min(MAX_MESSAGES);
+        }
+        Ok(RxState::More)
+    }
+
+    fn send(&mut self, out: &mut TxQueue) -> Result<(), PortFault> {
+        while !out.is_empty() {
+            let mut bufs = ArrayVec::<_, MAX_MESSAGES>::new();
+            for frame in out.iter_mut().take(MAX_MESSAGES) {
+                let hdr = frame.vnet.to_bytes();
+                match frame.send_slices(&hdr) {
+                    Some(s) => bufs.push(s),
+                    None => break,
+                }
+            }
+            if bufs.is_empty() {
+                drop(bufs);
+                out.reject(DropReason::TxError);
+                continue;
+            }
+            let r = mmsg::sendmmsg(&self.fd, &bufs);
+            drop(bufs);
+            match r {
+                Ok(n) => (0..n).for_each(|_| out.sent()),
+                Err(Errno::EAGAIN) => return Ok(()),
+                Err(Errno::EINTR) => {}
+                Err(Errno::EMSGSIZE) => out.reject(DropReason::Mtu),
+                Err(Errno::ENOBUFS | Errno::ENOMEM) => out.reject(DropReason::QueueFull),
+                Err(e) => match self.fault(e) {
+                    Some(fault) => return Err(fault),
+                    None => out.reject(DropReason::TxError),
+                },
+            }
+        }
+        Ok(())
+    }
+
+    fn offloads(&self) -> Offloads {
+        self.offloads
+    }
+
+    fn ready_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.fd.as_fd())
+    }
+
+    fn tick(&mut self, now: Nanos) -> Result<Option<Nanos>, PortFault> {
+        if !self.down {
+            return Ok(None);
+        }
+        match packet::link(&self.fd) {
+            Ok((_, true)) => {
+                self.down = false;
+                self.changed = true;
+                Ok(None)
+            }
+            Ok((_, false)) => Ok(Some(now.after(LOOK))),
+            Err(_) => Err(self.gone()),
+        }
+    }
+
+    fn fd_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+}

@@ -1,0 +1,139 @@
+//! Batched message I/O: recvmmsg(2) and sendmmsg(2) over scatter/gather pairs (head, tail).
+//!
+//! Never blocks (MSG_DONTWAIT). Packet sockets' auxiliary data (`struct tpacket_auxdata`, include/uapi/linux/if_packet.h)
+//! is read here, because the kernel hands VLAN tags over beside the frame.
+
+use arrayvec::ArrayVec;
+use nix::errno::Errno;
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::{size_of, zeroed};
+use std::os::fd::{AsFd, AsRawFd};
+
+/// Most messages in one call.
+pub const MAX_MESSAGES: usize = 32;
+
+const TP_STATUS_VLAN_VALID: u32 = 1 << 4;
+const TP_STATUS_VLAN_TPID_VALID: u32 = 1 << 6;
+const ETH_P_8021Q: u16 = 0x8100;
+
+/// Room for one control message of `struct tpacket_auxdata` (20 bytes) and its header, aligned.
+const CONTROL: usize = 64;
+
+#[repr(align(8))]
+#[derive(Clone, Copy)]
+struct Control([u8; CONTROL]);
+
+/// A VLAN tag that the kernel took out of a frame, in host byte order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StrippedTag {
+    /// Tag protocol: 0x8100 or 0x88a8.
+    pub tpid: u16,
+    /// Priority, DEI and VLAN id.
+    pub tci: u16,
+}
+
+/// One received message.
+#[derive(Clone, Copy, Debug)]
+pub struct Received {
+    /// Bytes written to its buffers.
+    pub len: usize,
+    /// The message was longer than its buffers: the rest is lost.
+    pub truncated: bool,
+    /// The tag the kernel took out.
+    pub tag: Option<StrippedTag>,
+}
+
+/// Decides whether `status` of a packet socket says that a tag was taken out, and which.
+pub(crate) fn stripped_tag(status: u32, tci: u16, tpid: u16) -> Option<StrippedTag> {
+    if status & TP_STATUS_VLAN_VALID == 0 {
+        return None;
+    }
+    let known = status & TP_STATUS_VLAN_TPID_VALID != 0;
+    Some(StrippedTag {
+        tpid: if known { tpid } else { ETH_P_8021Q },
+        tci,
+    })
+}
+
+/// Receives up to [`MAX_MESSAGES`] messages, one into each pair of buffers, and says in `out` what came.
+/// Errors: the first message's error (EAGAIN: none there).
+pub fn recvmmsg(
+    fd: impl AsFd,
+    bufs: &mut [[IoSliceMut<'_>; 2]],
+    out: &mut ArrayVec<Received, MAX_MESSAGES>,
+) -> Result<(), Errno> {
+    out.clear();
+    let mut control = [Control([0; CONTROL]); MAX_MESSAGES];
+    let mut msgs = ArrayVec::<libc::mmsghdr, MAX_MESSAGES>::new();
+    for (buf, c) in bufs.iter_mut().zip(&mut control) {
+        // SAFETY: mmsghdr is plain old data; all zero is a valid value.
+        let mut m: libc::mmsghdr = unsafe { zeroed() };
+        // IoSliceMut has the layout of iovec (documented by std).
+        m.msg_hdr.msg_iov = buf.as_mut_ptr().cast();
+        m.msg_hdr.msg_iovlen = 2;
+        m.msg_hdr.msg_control = c.0.as_mut_ptr().cast();
+        m.msg_hdr.msg_controllen = CONTROL as _;
+        msgs.push(m);
+    }
+    // SAFETY: every header points at buffers borrowed mutably for the whole call; the count is the array's.
+    let n = unsafe {
+        libc::recvmmsg(
+            fd.as_fd().as_raw_fd(),
+            msgs.as_mut_ptr(),
+            msgs.len() as libc::c_uint,
+            libc::MSG_DONTWAIT as _,
+            std::ptr::null_mut(),
+        )
+    };
+    let n = Errno::result(n)? as usize;
+    for m in msgs.iter().take(n) {
+        out.push(Received {
+            len: m.msg_len as usize,
+            truncated: m.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
+            tag: auxdata_tag(&m.msg_hdr),
+        });
+    }
+    Ok(())
+}
+
+fn auxdata_tag(hdr: &libc::msghdr) -> Option<StrippedTag> {
+    // SAFETY: the header's control buffer is alive and the kernel set its length.
+    let c = unsafe { libc::CMSG_FIRSTHDR(hdr).as_ref() }?;
+    let enough = size_of::<libc::cmsghdr>() + size_of::<libc::tpacket_auxdata>();
+    if c.cmsg_level != libc::SOL_PACKET
+        || c.cmsg_type != libc::PACKET_AUXDATA
+        || (c.cmsg_len as usize) < enough
+    {
+        return None;
+    }
+    // SAFETY: level, type and length say that a tpacket_auxdata is there; it may be unaligned.
+    let aux = unsafe {
+        libc::CMSG_DATA(c)
+            .cast::<libc::tpacket_auxdata>()
+            .read_unaligned()
+    };
+    stripped_tag(aux.tp_status, aux.tp_vlan_tci, aux.tp_vlan_tpid)
+}
+
+/// Sends up to [`MAX_MESSAGES`] messages; returns how many the kernel took. Errors: the first message's error.
+pub fn sendmmsg(fd: impl AsFd, bufs: &[[IoSlice<'_>; 2]]) -> Result<usize, Errno> {
+    let mut msgs = ArrayVec::<libc::mmsghdr, MAX_MESSAGES>::new();
+    for buf in bufs.iter().take(MAX_MESSAGES) {
+        // SAFETY: mmsghdr is plain old data; all zero is a valid value.
+        let mut m: libc::mmsghdr = unsafe { zeroed() };
+        // IoSlice has the layout of iovec (documented by std); the kernel only reads it.
+        m.msg_hdr.msg_iov = buf.as_ptr().cast_mut().cast();
+        m.msg_hdr.msg_iovlen = if buf[1].is_empty() { 1 } else { 2 };
+        msgs.push(m);
+    }
+    // SAFETY: every header points at buffers borrowed for the whole call; the count is the array's.
+    let n = unsafe {
+        libc::sendmmsg(
+            fd.as_fd().as_raw_fd(),
+            msgs.as_mut_ptr(),
+            msgs.len() as libc::c_uint,
+            (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as _,
+        )
+    };
+    Errno::result(n).map(|n| n as usize)
+}
