@@ -73,8 +73,8 @@ fn a_container_cannot_speak_under_another_name() {
 fn a_loop_is_cut_and_the_port_recovers() {
     let lab = own_lab!("loop");
     let timing = LoopGuard {
-        interval: Duration::from_millis(500),
-        hold: Duration::from_secs(2),
+        interval: Duration::from_secs(1),
+        hold: Duration::from_secs(3),
     };
     let mut s = Switch::new(
         2,
@@ -116,7 +116,7 @@ fn a_loop_is_cut_and_the_port_recovers() {
         s.dropped(other, DropReason::LoopGuard) > 0
     });
     // While the loop is there, the port stays shut, longer than its hold time.
-    std::thread::sleep(Duration::from_secs(4));
+    std::thread::sleep(Duration::from_secs(6));
     let shut = s.ask(move |b| b.loop_shut(other, vswitch_core::clock::Clock::default().now()));
     assert!(shut.is_some());
     looped.ok(&["ip", "link", "set", "eth1", "nomaster"]);
