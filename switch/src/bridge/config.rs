@@ -12,7 +12,8 @@ pub struct NetworkId(pub u16);
 /// A network: one broadcast domain (per VLAN, if it is VLAN aware).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkConfig {
-    /// How long a learned MAC stays without being seen. IEEE 802.1D's default is 300 s.
+    /// How long a learned MAC stays without being seen, rounded up to seconds; zero is forever. IEEE 802.1D's default is
+    /// 300 s.
     pub ageing: Duration,
     /// Most FDB entries.
     pub fdb_limit: usize,

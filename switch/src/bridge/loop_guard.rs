@@ -22,6 +22,7 @@ use crate::frame::Frame;
 use crate::port::PortId;
 use crate::wire::{EtherType, MacAddr};
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -96,9 +97,40 @@ impl ProbeKey {
     }
 }
 
+/// One bit per port: it is shut. Small, for every frame sent looks here.
+#[derive(Debug)]
+pub(super) struct ShutPorts(Box<[AtomicU64]>);
+
+impl Default for ShutPorts {
+    fn default() -> Self {
+        ShutPorts((0..=u16::MAX / 64).map(|_| AtomicU64::new(0)).collect())
+    }
+}
+
+impl ShutPorts {
+    pub(super) fn contains(&self, port: PortId) -> bool {
+        self.0
+            .get(port.index() / 64)
+            .is_some_and(|w| w.load(Relaxed) & (1 << (port.0 % 64)) != 0)
+    }
+
+    fn set(&self, port: PortId, shut: bool) {
+        let bit = 1 << (port.0 % 64);
+        if let Some(w) = self.0.get(port.index() / 64) {
+            if shut {
+                w.fetch_or(bit, Relaxed);
+            } else {
+                w.fetch_and(!bit, Relaxed);
+            }
+        }
+    }
+}
+
 /// Loop guard state of a port, shared by workers.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct LoopState {
+    port: PortId,
+    shut: Arc<ShutPorts>,
     /// When the hold time is over; 0: the port is open.
     shut_until: AtomicU64,
     /// When a probe last proved the loop.
@@ -110,6 +142,21 @@ pub(super) struct LoopState {
 }
 
 impl LoopState {
+    /// An open port.
+    pub(super) fn new(port: PortId, shut: Arc<ShutPorts>) -> LoopState {
+        // The number may have been another port's.
+        shut.set(port, false);
+        LoopState {
+            port,
+            shut,
+            shut_until: AtomicU64::new(0),
+            proved: AtomicU64::new(0),
+            opened: AtomicU64::new(0),
+            level: AtomicU32::new(0),
+            number: AtomicU32::new(0),
+        }
+    }
+
     pub(super) fn is_shut(&self) -> bool {
         self.shut_until.load(Relaxed) != 0
     }
@@ -134,9 +181,14 @@ impl LoopState {
         };
         self.level.store(level, Relaxed);
         let until = now.after(timing.hold * (1 << level)).0.max(1);
-        self.shut_until
+        let newly = self
+            .shut_until
             .compare_exchange(0, until, Relaxed, Relaxed)
-            .is_ok()
+            .is_ok();
+        if newly {
+            self.shut.set(self.port, true);
+        }
+        newly
     }
 
     /// Opens the port if its hold time is over and no probe came back lately. True if that opens it.
@@ -150,7 +202,7 @@ impl LoopState {
             return false;
         }
         self.opened.store(now.0, Relaxed);
-        self.shut_until.store(0, Relaxed);
+        self.open();
         true
     }
 
@@ -162,8 +214,13 @@ impl LoopState {
 
     /// Opens the port at once.
     pub(super) fn reset(&self) {
-        self.shut_until.store(0, Relaxed);
         self.opened.store(0, Relaxed);
+        self.open();
+    }
+
+    fn open(&self) {
+        self.shut_until.store(0, Relaxed);
+        self.shut.set(self.port, false);
     }
 }
 
@@ -174,7 +231,7 @@ mod tests {
     #[test]
     fn only_own_probes_are_known() {
         let (ours, others) = (ProbeKey::default(), ProbeKey::default());
-        let state = LoopState::default();
+        let state = LoopState::new(PortId(7), Arc::default());
         let probe = ours.probe(PortId(7), &state).expect("fits");
         let body = &probe.head()[14..];
         assert_eq!(ours.read(body), Some((PortId(7), 1)));
@@ -199,14 +256,16 @@ mod tests {
             hold: Duration::from_secs(10),
         };
         let at = |s: u64| Nanos(s * 1_000_000_000);
-        let s = LoopState::default();
+        let shut: Arc<ShutPorts> = Arc::default();
+        let s = LoopState::new(PortId(65), shut.clone());
         assert!(s.prove(at(100), &timing));
         assert!(!s.prove(at(101), &timing), "is shut");
+        assert!(shut.contains(PortId(65)) && !shut.contains(PortId(1)));
         assert!(!s.recover(at(109), &timing));
         s.prove(at(109), &timing);
         assert!(!s.recover(at(110), &timing), "the loop is still there");
         assert!(s.recover(at(111), &timing));
-        assert!(!s.is_shut());
+        assert!(!s.is_shut() && !shut.contains(PortId(65)));
         assert!(s.prove(at(112), &timing));
         assert!(!s.recover(at(131), &timing), "twice as long");
         assert!(s.recover(at(132), &timing));

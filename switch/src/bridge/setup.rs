@@ -19,6 +19,8 @@ use std::time::Duration;
 pub struct Bridge {
     pub(super) networks: Vec<Option<Network>>,
     pub(super) ports: Vec<Option<BridgePort>>,
+    /// Ports whose egress has something to do, by index: what every frame sent looks at is small.
+    pub(super) finishes: Vec<bool>,
     /// Ports whose link is down, by index; known even before the port is configured here.
     pub(super) down: Vec<bool>,
     pub(super) mirrors: Mirrors,
@@ -125,6 +127,7 @@ impl Bridge {
     pub fn remove_port(&mut self, port: PortId) {
         if let Some(p) = self.ports.get_mut(port.index()).and_then(Option::take) {
             self.leave(port, p.config.network);
+            self.finishes[port.index()] = false;
         }
     }
 
@@ -167,6 +170,11 @@ impl Bridge {
             .and_then(Option::as_ref)
             .is_some_and(|n| n.config.vlan_aware);
         p.compile();
+        let finishes = p.finishes;
+        if self.finishes.len() <= port.index() {
+            self.finishes.resize(port.index() + 1, false);
+        }
+        self.finishes[port.index()] = finishes;
     }
 
     /// Works out anew how flooding sees the members of a network.

@@ -2,7 +2,7 @@
 //!
 //! The registry is locked when ports are configured; a turn only touches atomics.
 
-use super::loop_guard::{LoopState, ProbeKey};
+use super::loop_guard::{LoopState, ProbeKey, ShutPorts};
 use super::{PortConfig, Rate, StormLimits};
 use crate::policy::meter::Meter;
 use crate::port::PortId;
@@ -54,6 +54,7 @@ struct Registry {
 #[derive(Debug, Default)]
 pub(super) struct Shared {
     pub(super) probe_key: ProbeKey,
+    pub(super) shut: Arc<ShutPorts>,
     registry: Mutex<Registry>,
 }
 
@@ -84,7 +85,7 @@ impl Shared {
         if let Some(l) = registry.loops.get(&port).and_then(Weak::upgrade) {
             return l;
         }
-        let l = Arc::new(LoopState::default());
+        let l = Arc::new(LoopState::new(port, self.shut.clone()));
         registry.loops.insert(port, Arc::downgrade(&l));
         l
     }

@@ -86,15 +86,40 @@ impl Stage for Bridge {
         frame: &mut Frame,
         meta: &Meta,
     ) -> Result<(), DropReason> {
+        if self.shared.shut.contains(to) {
+            return Err(DropReason::LoopGuard);
+        }
+        if !self.finishes.get(to.index()).is_some_and(|f| *f) {
+            return Ok(());
+        }
+        self.finish(cx, to, frame, meta)
+    }
+
+    fn tick(&mut self, cx: &mut Cx) -> Nanos {
+        self.timers(cx)
+    }
+
+    fn link_changed(&mut self, cx: &mut Cx, port: PortId, up: bool) {
+        self.port_link(cx, port, up);
+    }
+
+    fn sync(&mut self, cx: &mut Cx, news: &Sync) {
+        self.heard(cx, news);
+    }
+}
+
+impl Bridge {
+    /// Rate, tag and mirrors of a port that has any.
+    fn finish(
+        &self,
+        cx: &mut Cx,
+        to: PortId,
+        frame: &mut Frame,
+        meta: &Meta,
+    ) -> Result<(), DropReason> {
         let Some(Some(port)) = self.ports.get(to.index()) else {
             return Ok(());
         };
-        if port.loop_state.is_shut() {
-            return Err(DropReason::LoopGuard);
-        }
-        if !port.finishes {
-            return Ok(());
-        }
         if let Some(meter) = &port.meters.egress
             && !meter.admit(cx.now, wire_load(frame, meta).1)
         {
@@ -113,18 +138,6 @@ impl Stage for Bridge {
             tap.copy(cx, frame);
         }
         Ok(())
-    }
-
-    fn tick(&mut self, cx: &mut Cx) -> Nanos {
-        self.timers(cx)
-    }
-
-    fn link_changed(&mut self, cx: &mut Cx, port: PortId, up: bool) {
-        self.port_link(cx, port, up);
-    }
-
-    fn sync(&mut self, cx: &mut Cx, news: &Sync) {
-        self.heard(cx, news);
     }
 }
 
