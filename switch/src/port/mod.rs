@@ -4,9 +4,12 @@
 //! kernel has no more, and sends from a [`TxQueue`] without ever blocking. Faults that end a port (its device is
 //! gone) are returned as [`PortFault`]; everything else is counted and survived.
 
+pub mod dgram;
 pub mod mem;
 pub mod packet;
+pub mod stream;
 pub mod tap;
+pub mod unix;
 
 use crate::clock::Nanos;
 use crate::frame::{Batch, DropReason, Frame, Offloads};

@@ -187,7 +187,7 @@ impl PortIo for PacketPort {
                     .iter_mut()
                     .map(|f| f.recv_slices(VNET_HDR_LEN))
                     .collect();
-                mmsg::recvmmsg(&self.fd, &mut bufs, &mut got)
+                mmsg::recvmmsg(&self.fd, &mut bufs, &mut got, true)
             };
             match r {
                 Ok(()) => {}

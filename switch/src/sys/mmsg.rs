@@ -55,12 +55,14 @@ pub(crate) fn stripped_tag(status: u32, tci: u16, tpid: u16) -> Option<StrippedT
     })
 }
 
-/// Receives up to [`MAX_MESSAGES`] messages, one into each pair of buffers, and says in `out` what came.
+/// Receives up to [`MAX_MESSAGES`] messages, one into each pair of buffers, and says in `out` what came. `auxdata` asks
+/// for a packet socket's tags; never for a unix socket, whose peer could hand over file descriptors that way.
 /// Errors: the first message's error (EAGAIN: none there).
 pub fn recvmmsg(
     fd: impl AsFd,
     bufs: &mut [[IoSliceMut<'_>; 2]],
     out: &mut ArrayVec<Received, MAX_MESSAGES>,
+    auxdata: bool,
 ) -> Result<(), Errno> {
     out.clear();
     let mut control = [Control([0; CONTROL]); MAX_MESSAGES];
@@ -71,8 +73,10 @@ pub fn recvmmsg(
         // IoSliceMut has the layout of iovec (documented by std).
         m.msg_hdr.msg_iov = buf.as_mut_ptr().cast();
         m.msg_hdr.msg_iovlen = 2;
-        m.msg_hdr.msg_control = c.0.as_mut_ptr().cast();
-        m.msg_hdr.msg_controllen = CONTROL as _;
+        if auxdata {
+            m.msg_hdr.msg_control = c.0.as_mut_ptr().cast();
+            m.msg_hdr.msg_controllen = CONTROL as _;
+        }
         msgs.push(m);
     }
     // SAFETY: every header points at buffers borrowed mutably for the whole call; the count is the array's.

@@ -5,3 +5,4 @@
 mod rig;
 
 mod packet;
+mod unix;
