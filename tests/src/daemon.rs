@@ -83,13 +83,13 @@ impl DaemonBuilder {
 fn spawn(host: &Node, dir: &Path, args: &[String], config: &str) -> Background {
     let program = program("vswitchd");
     let socket = socket_of(dir);
-    let state = dir.join("state");
+    let state = dir.join("state.json");
     let mut argv = vec![program.as_str(), "run"];
     let (socket, state) = (
         socket.to_str().expect("UTF-8"),
         state.to_str().expect("UTF-8"),
     );
-    argv.extend(["--socket", socket, "--state-dir", state]);
+    argv.extend(["--socket", socket, "--state", state]);
     let file = dir.join("vswitchd.toml");
     if !config.is_empty() {
         std::fs::write(&file, config).expect("write vswitchd.toml in the lab's directory");

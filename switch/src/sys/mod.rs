@@ -5,4 +5,5 @@
 
 pub mod mmsg;
 pub mod packet;
+pub mod pidfd;
 pub mod tun;

@@ -1,0 +1,204 @@
+//! Options that are fields of the model. Serialised they are a JSON merge patch, so `add` and `set` share them.
+
+use crate::model::PortKind;
+use crate::units::{BitRate, Cidr, FrameRate, Mac, Span, Vlans};
+use clap::Args;
+use clap::builder::BoolishValueParser;
+use serde::Serialize;
+use serde_json::{Map, Value};
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+#[derive(Debug, Default, Args, Serialize)]
+pub(super) struct NetworkOptions {
+    /// How long a learned MAC stays without being seen; 0s is for ever [default: 300s].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ageing: Option<Span>,
+    /// A leave message ends a multicast membership at once.
+    #[arg(long, value_name = "on|off", value_parser = BoolishValueParser::new())]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fast_leave: Option<bool>,
+    /// Most FDB entries [default: 65536].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fdb_limit: Option<u32>,
+    /// How long a port is shut for a loop the first time [default: 30s].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    loop_hold: Option<Span>,
+    /// Time between two loop probes of a port [default: 5s].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    loop_interval: Option<Span>,
+    /// Most multicast memberships [default: 4096].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mdb_limit: Option<u32>,
+    /// How long a multicast membership is remembered [default: 260s].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    membership: Option<Span>,
+    /// The switch itself asks for multicast memberships.
+    #[arg(long, value_name = "on|off", value_parser = BoolishValueParser::new())]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    querier: Option<bool>,
+    /// Snoop IGMP and MLD.
+    #[arg(long, value_name = "on|off", value_parser = BoolishValueParser::new())]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    snooping: Option<bool>,
+    /// 802.1Q tags select VLANs.
+    #[arg(long, value_name = "on|off", value_parser = BoolishValueParser::new())]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vlan_aware: Option<bool>,
+}
+
+/// What of a port can be changed while it is there.
+#[derive(Debug, Default, Args, Serialize)]
+pub(super) struct PortOptions {
+    /// IP source guard: accept only these prefixes.
+    #[arg(long, value_delimiter = ',', value_name = "PREFIX")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    allowed_ips: Option<Vec<Cidr>>,
+    /// MAC source guard: accept only these addresses.
+    #[arg(long, value_delimiter = ',', value_name = "MAC")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    allowed_macs: Option<Vec<Mac>>,
+    /// Drop ARP and ND claims of addresses that aren't allowed.
+    #[arg(long, value_name = "on|off", value_parser = BoolishValueParser::new())]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    arp_inspection: Option<bool>,
+    /// Limit of broadcast frames received.
+    #[arg(long, value_name = "RATE")]
+    #[serde(skip)]
+    broadcast_limit: Option<FrameRate>,
+    /// Most bits per second sent.
+    #[arg(long, value_name = "RATE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    egress_rate: Option<BitRate>,
+    /// May send a frame back where it came from.
+    #[arg(long, value_name = "on|off", value_parser = BoolishValueParser::new())]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hairpin: Option<bool>,
+    /// Most bits per second received.
+    #[arg(long, value_name = "RATE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ingress_rate: Option<BitRate>,
+    /// Exchange no frame with other isolated ports.
+    #[arg(long, value_name = "on|off", value_parser = BoolishValueParser::new())]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    isolated: Option<bool>,
+    /// Learn source MACs [default: on].
+    #[arg(long, value_name = "on|off", value_parser = BoolishValueParser::new())]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    learning: Option<bool>,
+    /// Send loop probes, and shut the port when one comes back [default: on].
+    #[arg(long, value_name = "on|off", value_parser = BoolishValueParser::new())]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    loop_guard: Option<bool>,
+    /// Most MACs learned.
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mac_limit: Option<u32>,
+    /// Largest packet in bytes [default: 1500].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mtu: Option<u32>,
+    /// Limit of multicast frames received.
+    #[arg(long, value_name = "RATE")]
+    #[serde(skip)]
+    multicast_limit: Option<FrameRate>,
+    /// A multicast router is behind the port.
+    #[arg(long, value_name = "on|off", value_parser = BoolishValueParser::new())]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    multicast_router: Option<bool>,
+    /// VLAN of untagged frames received; 0 refuses them [default: 1].
+    #[arg(long, value_name = "VLAN")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pvid: Option<u16>,
+    /// VLANs received and sent with tag, such as 10,20-30.
+    #[arg(long, value_name = "VLANS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tagged: Option<Vlans>,
+    /// Limit of frames received for unknown destinations.
+    #[arg(long, value_name = "RATE")]
+    #[serde(skip)]
+    unknown_limit: Option<FrameRate>,
+    /// VLANs sent without tag [default: the PVID].
+    #[arg(long, value_name = "VLANS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    untagged: Option<Vlans>,
+    /// Whether frames may pass [default: on].
+    #[arg(long, value_name = "on|off", value_parser = BoolishValueParser::new())]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    up: Option<bool>,
+}
+
+/// Where a port's frames come from and go to.
+#[derive(Debug, Default, Args, Serialize)]
+pub(super) struct PortPlace {
+    /// Addresses of the container's interface.
+    #[arg(long, value_delimiter = ',', value_name = "ADDRESS/LEN")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    addresses: Option<Vec<Cidr>>,
+    /// Unix socket to connect to (stream) or send to (dgram).
+    #[arg(long, value_name = "PATH")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connect: Option<PathBuf>,
+    /// Name of the device [default: the port's name].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device: Option<String>,
+    /// Default gateways of the container.
+    #[arg(long, value_delimiter = ',', value_name = "ADDRESS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gateways: Option<Vec<IpAddr>>,
+    /// What sort of port [default: tap].
+    #[arg(long, value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kind: Option<PortKind>,
+    /// Unix socket to listen on (stream) or bind (dgram).
+    #[arg(long, value_name = "PATH")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    listen: Option<PathBuf>,
+    /// MAC address of the container's interface.
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mac: Option<Mac>,
+    /// Namespace of the device: a path, a name under /run/netns, or pid:NUMBER.
+    #[arg(long, value_name = "NETNS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    netns: Option<String>,
+    /// Frames that may wait to be sent [default: 1000].
+    #[arg(long, value_name = "FRAMES")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    queue: Option<u32>,
+}
+
+/// As a patch.
+pub(super) fn patch(options: &impl Serialize) -> Map<String, Value> {
+    match serde_json::to_value(options) {
+        Ok(Value::Object(m)) => m,
+        _ => Map::new(),
+    }
+}
+
+impl PortOptions {
+    /// As a patch, flood limits included.
+    pub(super) fn patch(&self) -> Map<String, Value> {
+        let mut map = patch(self);
+        let limits = [
+            ("broadcast", &self.broadcast_limit),
+            ("multicast", &self.multicast_limit),
+            ("unknown", &self.unknown_limit),
+        ];
+        let storm: Map<String, Value> = limits
+            .into_iter()
+            .filter_map(|(k, v)| Some((k.to_owned(), v.as_ref()?.to_string().into())))
+            .collect();
+        if !storm.is_empty() {
+            map.insert("storm".into(), Value::Object(storm));
+        }
+        map
+    }
+}

@@ -1,0 +1,61 @@
+//! `vswitchctl stats`.
+
+use super::{Done, Session, show};
+use crate::plane::{PortStats, Stats as Reading};
+use crate::refusal::Refusal;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Stats {
+    /// Only this port.
+    port: Option<String>,
+}
+
+pub(super) async fn run(s: &Session, command: &Stats) -> Done {
+    let mut stats: Reading = s.client.get("/v1/stats").await?;
+    if let Some(name) = &command.port {
+        let names: Vec<String> = stats.ports.iter().map(|p| p.name.clone()).collect();
+        stats.ports.retain(|p| p.name == *name);
+        if stats.ports.is_empty() {
+            let missing = Refusal::missing("showing counters of", "port", name, &names);
+            return Err(crate::client::ClientError::Refused(missing).into());
+        }
+    }
+    if s.json {
+        return show::json(&stats);
+    }
+    let head = [
+        "PORT",
+        "NETWORK",
+        "RX FRAMES",
+        "RX BYTES",
+        "TX FRAMES",
+        "TX BYTES",
+        "DROPS",
+    ];
+    show::table(&head, stats.ports.iter().map(row).collect(), "no ports")?;
+    let t = &stats.totals;
+    show::print(&format!(
+        "received {} + copied {} + originated {} + split {} = sent {} + dropped {} + held {}\n",
+        t.received, t.copied, t.originated, t.split, t.sent, t.dropped, t.held
+    ))
+}
+
+fn row(p: &PortStats) -> Vec<String> {
+    vec![
+        p.name.clone(),
+        p.network.clone(),
+        p.rx_frames.to_string(),
+        p.rx_bytes.to_string(),
+        p.tx_frames.to_string(),
+        p.tx_bytes.to_string(),
+        drops(p),
+    ]
+}
+
+/// Drops by reason, the most first.
+pub(super) fn drops(p: &PortStats) -> String {
+    let mut drops: Vec<(&String, &u64)> = p.drops.iter().collect();
+    drops.sort_by(|a, b| b.1.cmp(a.1).then(a.0.cmp(b.0)));
+    let texts: Vec<String> = drops.iter().map(|(r, n)| format!("{r} {n}")).collect();
+    texts.join(", ")
+}

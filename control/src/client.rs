@@ -1,0 +1,128 @@
+//! A client of the API, for vswitchctl and whoever wants one in Rust.
+
+use crate::api::ErrorBody;
+use crate::refusal::Refusal;
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use tokio::net::UnixStream;
+
+/// What went wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody answers.
+    #[error("connecting to vswitchd at {}: {source}; start it with `vswitchd run`, or name its socket with --socket", path.display())]
+    Unreachable {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The daemon said no.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// The answer was cut off or isn't the API's.
+    #[error("reading vswitchd's answer: {0}; is it of the same version?")]
+    Broken(String),
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "errors are mapped by it")]
+fn broken(e: impl ToString) -> ClientError {
+    ClientError::Broken(e.to_string())
+}
+
+/// Reaches a daemon; one connection per request.
+#[derive(Clone, Debug)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+impl Client {
+    /// A client of the daemon at this socket.
+    #[must_use]
+    pub fn new(socket: &Path) -> Client {
+        Client {
+            socket: socket.to_owned(),
+        }
+    }
+
+    /// Sends a request; the answer's body is still to be read.
+    pub async fn open(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Response<Incoming>, ClientError> {
+        let stream = UnixStream::connect(&self.socket).await;
+        let stream = stream.map_err(|source| ClientError::Unreachable {
+            path: self.socket.clone(),
+            source,
+        })?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(broken)?;
+        tokio::spawn(async move {
+            let _ = connection.await;
+        });
+        let body = body.map(ToString::to_string).unwrap_or_default();
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("Host", "vswitchd")
+            .header("Content-Type", "application/json")
+            .body(Full::new(Bytes::from(body)))
+            .map_err(broken)?;
+        let answer = sender.send_request(request).await.map_err(broken)?;
+        let status = answer.status();
+        if status.is_success() {
+            return Ok(answer);
+        }
+        let text = answer.into_body().collect().await.map_err(broken)?;
+        match serde_json::from_slice::<ErrorBody>(&text.to_bytes()) {
+            Ok(mut e) => {
+                e.error.kind = Refusal::kind_of(status.as_u16());
+                Err(ClientError::Refused(e.error))
+            }
+            Err(_) => Err(broken(format!("status {status}"))),
+        }
+    }
+
+    /// Sends a request and reads the answer: JSON, or null if it is empty.
+    pub async fn call(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, ClientError> {
+        let answer = self.open(method, path, body).await?;
+        let body = answer.into_body().collect().await.map_err(broken)?;
+        let bytes = body.to_bytes();
+        if bytes.is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_slice(&bytes).map_err(broken)
+    }
+
+    /// As [`Client::call`] with GET, read as `T`.
+    pub async fn get<T: serde::de::DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        let value = self.call("GET", path, None).await?;
+        serde_json::from_value(value).map_err(broken)
+    }
+}
+
+/// A name as part of a path (RFC 3986 2.1).
+#[must_use]
+pub fn escape(name: &str) -> String {
+    let mut out = String::new();
+    for b in name.bytes() {
+        if b.is_ascii_alphanumeric() || b"-._~:@".contains(&b) {
+            out.push(char::from(b));
+        } else {
+            out.push_str(&format!("%{b:02X}"));
+        }
+    }
+    out
+}

@@ -1,0 +1,249 @@
+//! The daemon: where everything is composed.
+//!
+//! [`Daemon::start`] starts the workers, restores the state, binds the socket and serves the API on one thread of its own;
+//! [`Daemon::shutdown`] ends it all: devices made by us go with their fds. It can be used inside another program.
+
+use crate::api::Shared;
+use crate::events::{Bus, Intake};
+use crate::model::Topology;
+use crate::plane::{Plane, Watch};
+use crate::server::{self, ServerError, Socket};
+use crate::state::{StateError, StateFile};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{mpsc, oneshot};
+use vswitch_core::bridge::Bridge;
+use vswitch_core::worker::{self, WorkerConfig};
+
+/// Stack of the control thread.
+const STACK: usize = 512 << 10;
+
+/// How to start.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Control socket; none serves no API.
+    pub socket: Option<PathBuf>,
+    /// Group that may use it.
+    pub group: Option<String>,
+    /// Workers, 1 to 64.
+    pub workers: u16,
+    /// How long a worker looks for more work before it sleeps.
+    pub spin: Duration,
+    /// Where state is kept; none keeps none.
+    pub state: Option<PathBuf>,
+    /// Applied at start instead of the saved state.
+    pub topology: Option<Topology>,
+    /// Loopback address for `/metrics`.
+    pub metrics: Option<SocketAddr>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            socket: None,
+            group: None,
+            workers: 1,
+            spin: Duration::ZERO,
+            state: None,
+            topology: None,
+            metrics: None,
+        }
+    }
+}
+
+/// Why it doesn't start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The socket.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    /// The state.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The topology.
+    #[error(transparent)]
+    Refused(#[from] crate::refusal::Refusal),
+    /// Threads, epoll.
+    #[error("starting {act}: {source}; raise the limits of processes and open files")]
+    System {
+        /// What.
+        act: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// A running switch.
+#[derive(Debug)]
+pub struct Daemon {
+    plane: Shared,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Daemon {
+    /// Starts; when it returns the API answers.
+    pub fn start(options: Options) -> Result<Daemon, StartError> {
+        let socket = match &options.socket {
+            Some(path) => Some(Socket::bind(path, options.group.as_deref())?),
+            None => None,
+        };
+        let metrics = options.metrics.map(server::bind_metrics).transpose()?;
+        let state = options.state.map(StateFile);
+        let (saved, fresh) = match (options.topology, &state) {
+            (Some(t), _) => (t, true),
+            (None, Some(file)) => (file.load()?, false),
+            (None, None) => (Topology::default(), true),
+        };
+        let (intake, sink) = Intake::new();
+        let config = WorkerConfig {
+            workers: options.workers,
+            spin: options.spin,
+            events: sink,
+        };
+        let first = Bridge::new();
+        let workers =
+            worker::spawn(&config, |_| first.sibling()).map_err(|source| StartError::System {
+                act: "workers",
+                source,
+            })?;
+        let (watch, watches) = mpsc::unbounded_channel();
+        let mut plane = Plane::new(workers, state, Bus::new(), watch);
+        let applied = if fresh {
+            plane.apply(saved)
+        } else {
+            plane.restore(saved)
+        };
+        if let Err(e) = applied {
+            plane.stop();
+            return Err(e.into());
+        }
+        let plane: Shared = Arc::new(Mutex::new(plane));
+        let (stop, stopped) = oneshot::channel();
+        let control = Control {
+            plane: plane.clone(),
+            socket,
+            metrics,
+            intake,
+            watches,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        let thread = runtime.and_then(|runtime| {
+            std::thread::Builder::new()
+                .name("control".into())
+                .stack_size(STACK)
+                .spawn(move || runtime.block_on(control.run(stopped)))
+        });
+        let thread = thread.map_err(|source| StartError::System {
+            act: "the control thread",
+            source,
+        })?;
+        Ok(Daemon {
+            plane,
+            stop: Some(stop),
+            thread: Some(thread),
+        })
+    }
+
+    /// The switch, for use within the program.
+    #[must_use]
+    pub fn plane(&self) -> &Shared {
+        &self.plane
+    }
+
+    /// Ends the API, then the workers. Devices made by us go.
+    pub fn shutdown(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        drop(self.stop.take());
+        if let Some(t) = self.thread.take() {
+            let _ = t.join();
+        }
+        crate::api::lock(&self.plane).stop();
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// What the control thread owns.
+#[derive(Debug)]
+struct Control {
+    plane: Shared,
+    socket: Option<Socket>,
+    metrics: Option<std::net::TcpListener>,
+    intake: Intake,
+    watches: mpsc::UnboundedReceiver<Watch>,
+}
+
+impl Control {
+    async fn run(self, stopped: oneshot::Receiver<()>) {
+        let Control {
+            plane,
+            socket,
+            metrics,
+            mut intake,
+            mut watches,
+        } = self;
+        if let Some(socket) = socket {
+            tokio::spawn(report("the API", server::serve(socket, plane.clone())));
+        }
+        if let Some(listener) = metrics {
+            let served = server::serve_metrics(listener, plane.clone());
+            tokio::spawn(report("metrics", served));
+        }
+        let noticing = plane.clone();
+        tokio::spawn(async move {
+            while let Some((event, lost)) = intake.next().await {
+                crate::api::lock(&noticing).notice(&event, lost);
+            }
+        });
+        tokio::spawn(async move {
+            while let Some(watch) = watches.recv().await {
+                tokio::spawn(watch_process(plane.clone(), watch));
+            }
+        });
+        let _ = stopped.await;
+    }
+}
+
+async fn report(what: &str, served: impl Future<Output = io::Result<()>>) {
+    if let Err(e) = served.await {
+        tracing::error!("serving {what}: {e}");
+    }
+}
+
+/// Waits for the end of a container's process or of its port.
+async fn watch_process(plane: Shared, mut watch: Watch) {
+    let (_, never) = oneshot::channel();
+    let port_gone = std::mem::replace(&mut watch.ended, never);
+    {
+        #[expect(
+            deprecated,
+            reason = "its successor is unsafe; the fd is ours and outlives this"
+        )]
+        let fd = AsyncFd::with_interest(watch.fd.as_fd(), tokio::io::Interest::READABLE);
+        let Ok(fd) = fd else {
+            tracing::warn!(port = watch.port, "its process can't be watched");
+            return;
+        };
+        tokio::select! {
+            _ = fd.readable() => {}
+            _ = port_gone => return,
+        }
+    }
+    crate::api::lock(&plane).process_ended(&watch);
+}

@@ -1,0 +1,151 @@
+//! Counters in Prometheus' text format (OpenMetrics 1.0), made when asked for.
+
+use crate::plane::{Plane, PortStats};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text::encode};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::{Registry, Unit};
+use std::fmt;
+
+/// What the text is.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// A reading of all counters.
+#[derive(Debug)]
+struct Reading {
+    ports: Vec<(PortStats, bool)>,
+    networks: Vec<(String, usize)>,
+}
+
+/// The text.
+pub(crate) fn text(plane: &Plane) -> String {
+    let states = plane.port_views();
+    let up = |name: &str| states.iter().any(|p| p.name == name && p.state == "up");
+    let ports = plane.stats().ports;
+    let reading = Reading {
+        ports: ports
+            .into_iter()
+            .map(|p| (up(&p.name), p))
+            .map(|(u, p)| (p, u))
+            .collect(),
+        networks: plane
+            .network_views()
+            .into_iter()
+            .map(|n| (n.name, n.fdb_entries))
+            .collect(),
+    };
+    let mut registry = Registry::with_prefix("vswitch");
+    registry.register_collector(Box::new(reading));
+    let mut text = String::new();
+    // Writing to a String can't fail.
+    let _ = encode(&mut text, &registry);
+    text
+}
+
+type Read = fn(&PortStats) -> u64;
+
+const COUNTERS: [(&str, &str, Option<Unit>, Read); 8] = [
+    (
+        "port_rx_frames",
+        "Frames received from the port",
+        None,
+        |p| p.rx_frames,
+    ),
+    (
+        "port_rx",
+        "Bytes received from the port",
+        Some(Unit::Bytes),
+        |p| p.rx_bytes,
+    ),
+    ("port_rx_errors", "Failed reads from the port", None, |p| {
+        p.rx_errors
+    }),
+    ("port_tx_frames", "Frames sent to the port", None, |p| {
+        p.tx_frames
+    }),
+    (
+        "port_tx",
+        "Bytes sent to the port",
+        Some(Unit::Bytes),
+        |p| p.tx_bytes,
+    ),
+    (
+        "port_copied_frames",
+        "Copies made for the port by flooding and mirroring",
+        None,
+        |p| p.copied,
+    ),
+    (
+        "port_originated_frames",
+        "Frames the switch made for the port",
+        None,
+        |p| p.originated,
+    ),
+    (
+        "port_split_frames",
+        "Further frames made for the port by software segmentation",
+        None,
+        |p| p.split,
+    ),
+];
+
+impl Collector for Reading {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        for (name, help, unit, read) in &COUNTERS {
+            let mut family =
+                encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Counter)?;
+            for (p, _) in &self.ports {
+                let labels = [("port", p.name.as_str()), ("network", p.network.as_str())];
+                let one = family.encode_family(&labels)?;
+                ConstCounter::new(read(p)).encode(one)?;
+            }
+        }
+        let mut family = encoder.encode_descriptor(
+            "port_drops",
+            "Dropped frames by reason",
+            None,
+            MetricType::Counter,
+        )?;
+        for (p, _) in &self.ports {
+            for (reason, n) in &p.drops {
+                let labels = [
+                    ("port", p.name.as_str()),
+                    ("network", p.network.as_str()),
+                    ("reason", reason.as_str()),
+                ];
+                ConstCounter::new(*n).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        self.gauges(&mut encoder)
+    }
+}
+
+impl Reading {
+    fn gauges(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let gauge = MetricType::Gauge;
+        let help = "Frames waiting in the port's transmit queue";
+        let mut family = encoder.encode_descriptor("port_held_frames", help, None, gauge)?;
+        for (p, _) in &self.ports {
+            let labels = [("port", p.name.as_str()), ("network", p.network.as_str())];
+            let one = family.encode_family(&labels)?;
+            ConstGauge::new(p.held as i64).encode(one)?;
+        }
+        let help = "Whether frames may pass";
+        let mut family = encoder.encode_descriptor("port_up", help, None, MetricType::Gauge)?;
+        for (p, up) in &self.ports {
+            let labels = [("port", p.name.as_str()), ("network", p.network.as_str())];
+            let one = family.encode_family(&labels)?;
+            ConstGauge::new(i64::from(*up)).encode(one)?;
+        }
+        let help = "FDB entries of the network";
+        let mut family = encoder.encode_descriptor("fdb_entries", help, None, MetricType::Gauge)?;
+        for (name, n) in &self.networks {
+            let labels = [("network", name.as_str())];
+            let one = family.encode_family(&labels)?;
+            ConstGauge::new(*n as i64).encode(one)?;
+        }
+        Ok(())
+    }
+}

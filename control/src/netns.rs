@@ -1,0 +1,87 @@
+//! Work inside another network namespace.
+//!
+//! A thread is the unit that enters a namespace, so what must happen in one happens on a short-lived thread of its own, and no
+//! thread of ours is ever left in the wrong place.
+
+use nix::sched::{CloneFlags, setns};
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// What went wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum NetnsError {
+    /// There is no such namespace.
+    #[error("opening network namespace {}: {source}", path.display())]
+    Open {
+        /// Its path.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// It can't be entered.
+    #[error("entering network namespace {}: {source}", path.display())]
+    Enter {
+        /// Its path.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// Path of a namespace named by `pid:NUMBER`, a path, or a name under /run/netns.
+#[must_use]
+pub fn path_of(spec: &str) -> PathBuf {
+    if let Some(pid) = pid_of(spec) {
+        PathBuf::from(format!("/proc/{pid}/ns/net"))
+    } else if spec.contains('/') {
+        PathBuf::from(spec)
+    } else {
+        Path::new("/run/netns").join(spec)
+    }
+}
+
+/// The process that a namespace is named by, if it is.
+#[must_use]
+pub fn pid_of(spec: &str) -> Option<i32> {
+    spec.strip_prefix("pid:")?.parse().ok().filter(|p| *p > 0)
+}
+
+/// Runs `f` on a thread inside the namespace.
+pub fn within<T: Send>(spec: &str, f: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
+    let path = path_of(spec);
+    let ns = File::open(&path).map_err(|source| NetnsError::Open {
+        path: path.clone(),
+        source,
+    })?;
+    let enter = |source: io::Error| NetnsError::Enter {
+        path: path.clone(),
+        source,
+    };
+    std::thread::scope(|s| {
+        let thread = std::thread::Builder::new()
+            .name("netns".into())
+            .spawn_scoped(s, move || {
+                setns(&ns, CloneFlags::CLONE_NEWNET)?;
+                Ok::<T, nix::errno::Errno>(f())
+            });
+        match thread.map_err(enter)?.join() {
+            Ok(Ok(v)) => Ok(v),
+            Ok(Err(errno)) => Err(enter(io::Error::from(errno))),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_become_paths() {
+        assert_eq!(path_of("pid:12"), Path::new("/proc/12/ns/net"));
+        assert_eq!(path_of("/proc/1/ns/net"), Path::new("/proc/1/ns/net"));
+        assert_eq!(path_of("blue"), Path::new("/run/netns/blue"));
+        assert_eq!(pid_of("pid:-3"), None);
+    }
+}

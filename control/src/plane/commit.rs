@@ -1,0 +1,279 @@
+//! Telling the workers: the part of a transaction that can't fail but for a dead worker.
+
+use super::{LivePort, Plane, Prepared, Watch};
+use crate::model::{Port, Topology};
+use crate::open::Opened;
+use crate::refusal::{Kind, Refusal};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use tokio::sync::oneshot;
+use vswitch_core::bridge::{Bridge, MirrorId, NetworkId};
+use vswitch_core::port::PortId;
+use vswitch_core::stats::PortCounters;
+use vswitch_core::worker::{Gone, PortSetup, Worker};
+
+fn dead(gone: Gone) -> Refusal {
+    Refusal::new(
+        Kind::Failed,
+        "configuring",
+        "the data path",
+        gone.to_string(),
+        "restart vswitchd: it restores what was saved",
+    )
+}
+
+/// The lowest number not taken.
+fn free(taken: impl Iterator<Item = u16>) -> u16 {
+    let taken: BTreeSet<u16> = taken.collect();
+    (0..u16::MAX).find(|n| !taken.contains(n)).unwrap_or(0)
+}
+
+impl Plane {
+    /// Has every worker run `f`.
+    pub(super) fn each(
+        &self,
+        f: impl Fn(&mut Worker<Bridge>) + Clone + Send + 'static,
+    ) -> Result<(), Refusal> {
+        for w in &self.workers {
+            let f = f.clone();
+            w.call(move |w| f(w)).map_err(dead)?;
+        }
+        Ok(())
+    }
+
+    /// Carries out a topology whose new ports are open.
+    pub(super) fn commit(&mut self, wanted: Topology, mut opened: Prepared) -> Result<(), Refusal> {
+        let gone: Vec<String> = self.missing(&self.mirrors, &wanted.mirrors);
+        for name in gone {
+            if let Some(id) = self.mirrors.remove(&name) {
+                self.each(move |w| {
+                    w.stage.remove_mirror(id);
+                })?;
+            }
+        }
+        let gone: Vec<String> = self.missing(&self.ports, &wanted.ports);
+        for name in gone {
+            self.close(&name);
+            self.ports.remove(&name);
+        }
+        self.commit_networks(&wanted)?;
+        for (name, port) in &wanted.ports {
+            if let Some(result) = opened.remove(name) {
+                self.close(name);
+                self.desired.ports.insert(name.clone(), port.clone());
+                self.take_in(name, port, result);
+            } else if self.desired.ports.get(name) != Some(port) {
+                self.change_port(name, port)?;
+            }
+        }
+        self.commit_static(&wanted)?;
+        for (name, mirror) in &wanted.mirrors {
+            let id = match self.mirrors.get(name) {
+                Some(id) => *id,
+                None => MirrorId(free(self.mirrors.values().map(|m| m.0))),
+            };
+            let config = mirror.to_bridge(
+                |p| self.ports.get(p).map(|l| l.id),
+                |n| self.networks.get(n).copied(),
+            );
+            if let Some(config) = config {
+                self.mirrors.insert(name.clone(), id);
+                self.each(move |w| w.stage.set_mirror(id, config.clone()))?;
+            }
+        }
+        self.desired = wanted;
+        Ok(())
+    }
+
+    fn missing<A, B>(&self, have: &BTreeMap<String, A>, want: &BTreeMap<String, B>) -> Vec<String> {
+        have.keys()
+            .filter(|n| !want.contains_key(*n))
+            .cloned()
+            .collect()
+    }
+
+    fn commit_networks(&mut self, wanted: &Topology) -> Result<(), Refusal> {
+        for (name, network) in &wanted.networks {
+            let known = self.networks.get(name).copied();
+            if known.is_some() && self.desired.networks.get(name) == Some(network) {
+                continue;
+            }
+            let id = known.unwrap_or_else(|| NetworkId(free(self.networks.values().map(|n| n.0))));
+            self.networks.insert(name.clone(), id);
+            let config = network.to_bridge();
+            self.each(move |w| w.stage.set_network(id, config.clone()))?;
+        }
+        // Ports move out of a network before it goes.
+        for (name, port) in &wanted.ports {
+            let was = self.desired.ports.get(name);
+            if was.is_some_and(|w| w.network != port.network) && self.ports.contains_key(name) {
+                self.change_port(name, port)?;
+            }
+        }
+        let gone: Vec<String> = self.missing(&self.networks, &wanted.networks);
+        for name in gone {
+            if let Some(id) = self.networks.remove(&name) {
+                self.each(move |w| w.stage.remove_network(id))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn change_port(&self, name: &str, port: &Port) -> Result<(), Refusal> {
+        let (Some(live), Some(network)) = (self.ports.get(name), self.networks.get(&port.network))
+        else {
+            return Ok(());
+        };
+        if !live.open {
+            return Ok(());
+        }
+        let (id, config) = (live.id, port.to_bridge(*network));
+        let (mtu, up) = (port.mtu, port.up);
+        self.each(move |w| {
+            w.stage.set_port(id, config.clone());
+            w.set_mtu(id, mtu);
+            w.set_admin(id, up);
+        })
+    }
+
+    /// Static entries: those that are gone first, then all, for those of a reopened port went with it.
+    fn commit_static(&self, wanted: &Topology) -> Result<(), Refusal> {
+        for (name, network) in &wanted.networks {
+            let Some(id) = self.networks.get(name).copied() else {
+                continue;
+            };
+            let old = self.desired.networks.get(name);
+            for e in old.map_or(&[][..], |n| &n.fdb) {
+                if !network
+                    .fdb
+                    .iter()
+                    .any(|n| n.mac == e.mac && n.vlan == e.vlan)
+                {
+                    let (vid, mac) = (e.vlan, e.mac.0);
+                    self.each(move |w| {
+                        w.stage.remove_entry(id, vid, mac);
+                    })?;
+                }
+            }
+            let entries: Vec<_> = network
+                .fdb
+                .iter()
+                .filter_map(|e| {
+                    let live = self.ports.get(&e.port).filter(|l| l.open)?;
+                    Some((e.vlan, e.mac.0, live.id))
+                })
+                .collect();
+            if !entries.is_empty() {
+                self.each(move |w| {
+                    for (vid, mac, port) in &entries {
+                        w.stage.add_static(id, *vid, *mac, *port);
+                    }
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts an opened port into the switch, or notes why it couldn't be opened.
+    pub(super) fn take_in(&mut self, name: &str, port: &Port, opened: Result<Opened, Refusal>) {
+        let id = match self.ports.get(name) {
+            Some(l) => l.id,
+            None => PortId(free(self.ports.values().map(|l| l.id.0))),
+        };
+        let network = self.networks.get(&port.network).copied();
+        let result = match (opened, network) {
+            (Ok(o), Some(network)) => self.enter(name, id, port, network, o),
+            (Ok(_), None) => Err("its network is gone".to_owned()),
+            (Err(e), _) => Err(e.reason),
+        };
+        let live = result.unwrap_or_else(|fault| {
+            tracing::warn!(port = name, reason = fault, "port stays down");
+            LivePort {
+                id,
+                counters: Vec::new(),
+                device: port.device_name(name).to_owned(),
+                fault: Some(fault),
+                open: false,
+                _watch: None,
+            }
+        });
+        self.ports.insert(name.to_owned(), live);
+    }
+
+    fn enter(
+        &self,
+        name: &str,
+        id: PortId,
+        port: &Port,
+        network: NetworkId,
+        opened: Opened,
+    ) -> Result<LivePort, String> {
+        let n = self.workers.len();
+        let one = opened.queues.len() < n;
+        let owner = (usize::from(id.0) % n.max(1)) as u16;
+        let mut queues = opened.queues.into_iter();
+        let mut counters = Vec::new();
+        for (i, worker) in self.workers.iter().enumerate() {
+            let mine = Arc::new(PortCounters::default());
+            counters.push(mine.clone());
+            let io = if one && i != usize::from(owner) {
+                None
+            } else {
+                queues.next()
+            };
+            let setup = PortSetup {
+                io,
+                owner: if one { owner } else { i as u16 },
+                mtu: port.mtu,
+                tx_limit: port.queue as usize,
+                admin_up: port.up,
+                counters: mine,
+            };
+            let config = port.to_bridge(network);
+            worker
+                .call(move |w| {
+                    w.stage.set_port(id, config);
+                    w.add_port(id, setup);
+                })
+                .map_err(|g| g.to_string())?;
+        }
+        let watch = opened.process.map(|(pid, fd)| {
+            let (alive, ended) = oneshot::channel();
+            let _ = self.watches.send(Watch {
+                port: name.to_owned(),
+                id,
+                pid,
+                fd,
+                ended,
+            });
+            alive
+        });
+        Ok(LivePort {
+            id,
+            counters,
+            device: opened.device,
+            fault: None,
+            open: true,
+            _watch: watch,
+        })
+    }
+
+    /// Takes a port out of the workers; its counters go into the totals. It stays known, as closed.
+    pub(super) fn close(&mut self, name: &str) {
+        let Some(live) = self.ports.get_mut(name) else {
+            return;
+        };
+        live.open = false;
+        live._watch = None;
+        let (id, counters) = (live.id, std::mem::take(&mut live.counters));
+        if counters.is_empty() {
+            return;
+        }
+        // Dead workers have closed it already.
+        let _ = self.each(move |w| {
+            w.remove_port(id);
+            w.stage.remove_port(id);
+        });
+        self.retired.add_counters(&counters);
+    }
+}

@@ -1,0 +1,389 @@
+//! The switch as it runs: the desired state, the workers that carry it out, and the way from one to the other.
+//!
+//! # Theory of operation
+//!
+//! Every change of configuration is a new topology for [`Plane::apply`]: check it whole, open the devices of the ports that
+//! are new (all that can fail), and only then tell the workers, which can't fail. If a device can't be opened the ones
+//! opened before are closed again and nothing has changed. A port whose device must be replaced under the same name is
+//! closed first, and opened again as it was if the transaction fails.
+//!
+//! A port that went down for good (its container ended), or that couldn't be restored, stays in the desired state, with the
+//! reason; it is tried again at the next change.
+
+mod commit;
+mod view;
+
+pub use view::{
+    FdbView, Info, MdbView, MirrorView, NetworkView, PortStats, PortView, Rates, Stats, Totals,
+};
+
+use crate::events::{Bus, Record};
+use crate::model::{Change, Port, Topology, diff};
+use crate::open::{self, Opened};
+use crate::refusal::{Kind, Refusal};
+use crate::state::StateFile;
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::{mpsc, oneshot};
+use vswitch_core::bridge::{Bridge, MirrorId, NetworkId};
+use vswitch_core::port::PortId;
+use vswitch_core::stats::PortCounters;
+use vswitch_core::worker::{Event, WorkerHandle};
+
+/// A port of the running switch.
+#[derive(Debug)]
+struct LivePort {
+    id: PortId,
+    /// One per worker; empty while it isn't open.
+    counters: Vec<Arc<PortCounters>>,
+    device: String,
+    /// Why it is down, if not by configuration.
+    fault: Option<String>,
+    /// Whether the workers have it.
+    open: bool,
+    /// Ends the watch over the container's process when dropped.
+    _watch: Option<oneshot::Sender<()>>,
+}
+
+/// A process to watch: when it ends, the port goes down.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    pub(crate) port: String,
+    pub(crate) id: PortId,
+    pub(crate) pid: i32,
+    pub(crate) fd: OwnedFd,
+    pub(crate) ended: oneshot::Receiver<()>,
+}
+
+/// The running switch; see the module's head.
+#[derive(Debug)]
+pub struct Plane {
+    workers: Vec<WorkerHandle<Bridge>>,
+    desired: Topology,
+    networks: BTreeMap<String, NetworkId>,
+    ports: BTreeMap<String, LivePort>,
+    mirrors: BTreeMap<String, MirrorId>,
+    /// Counters of ports that are gone, so that totals never go back.
+    retired: Totals,
+    state: Option<StateFile>,
+    bus: Bus,
+    watches: mpsc::UnboundedSender<Watch>,
+    started: Instant,
+}
+
+/// Ports opened for a transaction.
+type Prepared = BTreeMap<String, Result<Opened, Refusal>>;
+
+impl Plane {
+    pub(crate) fn new(
+        workers: Vec<WorkerHandle<Bridge>>,
+        state: Option<StateFile>,
+        bus: Bus,
+        watches: mpsc::UnboundedSender<Watch>,
+    ) -> Plane {
+        Plane {
+            workers,
+            desired: Topology::default(),
+            networks: BTreeMap::new(),
+            ports: BTreeMap::new(),
+            mirrors: BTreeMap::new(),
+            retired: Totals::default(),
+            state,
+            bus,
+            watches,
+            started: Instant::now(),
+        }
+    }
+
+    /// What the switch is asked to be.
+    #[must_use]
+    pub fn desired(&self) -> &Topology {
+        &self.desired
+    }
+
+    pub(crate) fn bus(&self) -> &Bus {
+        &self.bus
+    }
+
+    /// Makes the switch be `wanted`, all of it or nothing; returns what changed.
+    pub fn apply(&mut self, wanted: Topology) -> Result<Vec<Change>, Refusal> {
+        self.transact(wanted, &BTreeMap::new(), false)
+    }
+
+    /// As [`Plane::apply`], with the queues handed over for ports of kind fd.
+    pub fn apply_with(
+        &mut self,
+        wanted: Topology,
+        handed: &BTreeMap<String, OwnedFd>,
+    ) -> Result<Vec<Change>, Refusal> {
+        self.transact(wanted, handed, false)
+    }
+
+    /// Takes up a saved state: ports that can't be opened are down with the reason.
+    pub(crate) fn restore(&mut self, saved: Topology) -> Result<Vec<Change>, Refusal> {
+        self.transact(saved, &BTreeMap::new(), true)
+    }
+
+    fn transact(
+        &mut self,
+        wanted: Topology,
+        handed: &BTreeMap<String, OwnedFd>,
+        lenient: bool,
+    ) -> Result<Vec<Change>, Refusal> {
+        wanted.check().map_err(|p| p.refusal("applying"))?;
+        let changes = diff(&self.desired, &wanted);
+        let opened = self.prepare(&wanted, handed, lenient)?;
+        self.commit(wanted, opened)?;
+        for c in &changes {
+            tracing::info!(act = %c.act, thing = %c.thing, name = %c.name, "configured");
+            let mut record = Record::now("configured");
+            match c.thing.as_str() {
+                "network" => record.network = Some(c.name.clone()),
+                "port" => record.port = Some(c.name.clone()),
+                _ => record.other = Some(c.name.clone()),
+            }
+            record.reason = Some(format!("{} {}", c.act, c.thing));
+            self.bus.tell(record);
+        }
+        if !lenient && !changes.is_empty() {
+            self.save()?;
+        }
+        Ok(changes)
+    }
+
+    fn save(&self) -> Result<(), Refusal> {
+        let Some(state) = &self.state else {
+            return Ok(());
+        };
+        state.save(&self.desired).map_err(|e| {
+            tracing::error!("{e}");
+            Refusal::new(
+                Kind::Failed,
+                "saving",
+                "the state",
+                format!("{e}"),
+                "the change is active, but a restart will not restore it",
+            )
+        })
+    }
+
+    /// Opens what is new. On failure everything is as before.
+    fn prepare(
+        &mut self,
+        wanted: &Topology,
+        handed: &BTreeMap<String, OwnedFd>,
+        lenient: bool,
+    ) -> Result<Prepared, Refusal> {
+        let workers = self.workers.len();
+        let mut opened = Prepared::new();
+        let mut closed: Vec<String> = Vec::new();
+        // First what stands beside everything there is, then what takes the place of an open port.
+        let (beside, instead): (Vec<_>, Vec<_>) = wanted
+            .ports
+            .iter()
+            .filter(|(name, port)| self.must_open(name, port))
+            .partition(|(name, _)| !self.ports.contains_key(*name));
+        let mut failed = None;
+        for (name, port) in beside.into_iter().chain(instead) {
+            let retry = self.desired.ports.get(name) == Some(port);
+            if let Some(live) = self.ports.get(name)
+                && live.open
+            {
+                self.close(name);
+                closed.push(name.clone());
+            }
+            match open::open(name, port, workers, handed.get(name)) {
+                Err(e) if !lenient && !retry => {
+                    failed = Some(e);
+                    break;
+                }
+                result => {
+                    opened.insert(name.clone(), result);
+                }
+            }
+        }
+        let Some(refusal) = failed else {
+            return Ok(opened);
+        };
+        drop(opened);
+        for name in closed {
+            let Some(port) = self.desired.ports.get(&name).cloned() else {
+                continue;
+            };
+            let again = open::open(&name, &port, workers, None);
+            self.take_in(&name, &port, again);
+        }
+        Err(refusal)
+    }
+
+    /// Whether the port's device has to be opened.
+    fn must_open(&self, name: &str, port: &Port) -> bool {
+        match (self.desired.ports.get(name), self.ports.get(name)) {
+            (Some(old), Some(live)) => !live.open || needs_reopen(old, port),
+            _ => true,
+        }
+    }
+
+    /// A port's process ended: it goes down with the reason.
+    pub(crate) fn process_ended(&mut self, watch: &Watch) {
+        let Some(live) = self.ports.get(&watch.port).filter(|l| l.id == watch.id) else {
+            return;
+        };
+        let (id, reason) = (
+            live.id,
+            format!("the container's process {} ended", watch.pid),
+        );
+        for w in &self.workers {
+            let fault = vswitch_core::port::PortFault::Gone(reason.clone());
+            let _ = w.cast(move |w| w.fail_port(id, &fault));
+        }
+    }
+
+    /// Takes notice of what a worker reports, and tells everybody by name.
+    pub(crate) fn notice(&mut self, event: &Event, lost: u64) {
+        if lost > 0 {
+            let mut record = Record::now("lost");
+            record.reason = Some(format!("{lost} events came faster than they could be told"));
+            self.bus.tell(record);
+        }
+        let record = self.record(event);
+        match event {
+            Event::PortDown {
+                port,
+                reason,
+                is_final,
+            } => {
+                tracing::warn!(port = record.port, reason, "port down");
+                if let Some(live) = self.ports.values_mut().find(|l| l.id == *port) {
+                    // Several workers may tell; the first knows best.
+                    if live.fault.is_some() {
+                        return;
+                    }
+                    live.fault = Some(reason.clone());
+                    live.open &= !is_final;
+                }
+            }
+            Event::PortUp { port } => {
+                tracing::info!(port = record.port, "port up");
+                if let Some(live) = self.ports.values_mut().find(|l| l.id == *port) {
+                    live.fault = None;
+                }
+            }
+            Event::LoopDetected { .. } => {
+                tracing::warn!(port = record.port, other = record.other, "loop: port shut");
+            }
+            Event::LoopCleared { .. } => {
+                tracing::info!(port = record.port, "loop over: port open");
+            }
+            _ => {}
+        }
+        self.bus.tell(record);
+    }
+
+    fn record(&self, event: &Event) -> Record {
+        let port = |id: &PortId| Some(self.port_name(*id));
+        let mut r = Record::now("");
+        let mac = |r: &mut Record, network: &u16, vid: &u16, mac: &dyn ToString| {
+            r.network = Some(self.network_name(*network));
+            r.vlan = (*vid != 0).then_some(*vid);
+            r.mac = Some(mac.to_string());
+        };
+        r.event = match event {
+            Event::PortUp { port: p } => {
+                r.port = port(p);
+                "port_up"
+            }
+            Event::PortDown {
+                port: p, reason, ..
+            } => {
+                r.port = port(p);
+                r.reason = Some(reason.clone());
+                "port_down"
+            }
+            Event::MacLearned {
+                network,
+                vid,
+                mac: m,
+                port: p,
+            } => {
+                mac(&mut r, network, vid, m);
+                r.port = port(p);
+                "mac_learned"
+            }
+            Event::MacMoved {
+                network,
+                vid,
+                mac: m,
+                from,
+                to,
+            } => {
+                mac(&mut r, network, vid, m);
+                (r.port, r.other) = (port(to), port(from));
+                "mac_moved"
+            }
+            Event::MacAged {
+                network,
+                vid,
+                mac: m,
+                port: p,
+            } => {
+                mac(&mut r, network, vid, m);
+                r.port = port(p);
+                "mac_aged"
+            }
+            Event::LimitReached { port: p, limit } => {
+                r.port = port(p);
+                r.reason = Some((*limit).to_owned());
+                "limit_reached"
+            }
+            Event::LoopDetected { port: p, other } => {
+                (r.port, r.other) = (port(p), port(other));
+                "loop_detected"
+            }
+            Event::LoopCleared { port: p } => {
+                r.port = port(p);
+                "loop_cleared"
+            }
+        }
+        .to_owned();
+        r
+    }
+
+    fn port_name(&self, id: PortId) -> String {
+        let found = self.ports.iter().find(|(_, l)| l.id == id);
+        found.map_or_else(|| id.to_string(), |(n, _)| n.clone())
+    }
+
+    fn network_name(&self, id: u16) -> String {
+        let found = self.networks.iter().find(|(_, n)| n.0 == id);
+        found.map_or_else(|| format!("#{id}"), |(n, _)| n.clone())
+    }
+
+    /// Stops the workers; ports are closed and devices made by us go with them.
+    pub(crate) fn stop(&mut self) {
+        for w in self.workers.drain(..) {
+            w.stop();
+        }
+        self.ports.clear();
+    }
+}
+
+/// Whether the difference concerns the device, not only the bridge.
+fn needs_reopen(old: &Port, new: &Port) -> bool {
+    let device = |p: &Port| {
+        (
+            p.kind,
+            p.device.clone(),
+            p.netns.clone(),
+            p.listen.clone(),
+            p.connect.clone(),
+            p.mac.clone(),
+            p.addresses.clone(),
+            p.gateways.clone(),
+            p.queue,
+        )
+    };
+    device(old) != device(new)
+}
