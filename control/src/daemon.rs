@@ -5,6 +5,7 @@
 
 use crate::api::Shared;
 use crate::events::{Bus, Intake};
+use crate::handover;
 use crate::model::Topology;
 use crate::plane::{Plane, Watch};
 use crate::server::{self, ServerError, Socket};
@@ -94,6 +95,13 @@ impl Daemon {
             Some(path) => Some(Socket::bind(path, options.group.as_deref())?),
             None => None,
         };
+        let handover = match &options.socket {
+            Some(path) => {
+                let path = handover::path_beside(path);
+                Some(Socket::bind(&path, options.group.as_deref())?)
+            }
+            None => None,
+        };
         let metrics = options.metrics.map(server::bind_metrics).transpose()?;
         let state = options.state.map(StateFile);
         let (saved, fresh) = match (options.topology, &state) {
@@ -129,6 +137,7 @@ impl Daemon {
         let control = Control {
             plane: plane.clone(),
             socket,
+            handover,
             metrics,
             intake,
             watches,
@@ -184,6 +193,7 @@ impl Drop for Daemon {
 struct Control {
     plane: Shared,
     socket: Option<Socket>,
+    handover: Option<Socket>,
     metrics: Option<std::net::TcpListener>,
     intake: Intake,
     watches: mpsc::UnboundedReceiver<Watch>,
@@ -194,12 +204,17 @@ impl Control {
         let Control {
             plane,
             socket,
+            handover,
             metrics,
             mut intake,
             mut watches,
         } = self;
         if let Some(socket) = socket {
             tokio::spawn(report("the API", server::serve(socket, plane.clone())));
+        }
+        if let Some(socket) = handover {
+            let served = server::serve_handover(socket, plane.clone());
+            tokio::spawn(report("the hand-over socket", served));
         }
         if let Some(listener) = metrics {
             let served = server::serve_metrics(listener, plane.clone());

@@ -13,6 +13,7 @@ pub mod config;
 pub mod daemon;
 pub mod daemon_cli;
 pub mod events;
+pub mod handover;
 pub mod logging;
 pub mod metrics;
 pub mod model;

@@ -134,6 +134,13 @@ fn open_socket(name: &str, port: &Port) -> Result<Opened, Refusal> {
 }
 
 fn open_tap(name: &str, port: &Port, workers: usize) -> Result<Opened, Refusal> {
+    if !port.addresses.is_empty() || !port.gateways.is_empty() || port.mac.is_some() {
+        return Err(refused(
+            name,
+            "interfaces can't be configured by this version",
+            "leave out mac, addresses and gateways, and set them with `ip`",
+        ));
+    }
     let device = port.device_name(name);
     let process = match port.netns.as_deref().and_then(netns::pid_of) {
         None => None,

@@ -1,10 +1,11 @@
 //! The API's listener: a unix socket, and for metrics a TCP address of loopback when asked.
 //!
-//! Who may connect is decided by SO_PEERCRED: root, the daemon's own user, and the members' primary group given by
+//! Who may connect is decided by SO_PEERCRED: root, the daemon's own user, and and members of the group given by
 //! configuration. The socket's mode lets the group in, or nobody else. Connections, the head of a request and the time it may take
 //! are bounded. A lock file beside the socket keeps a second daemon out; a socket left behind by a crash is replaced.
 
 use crate::api::{self, Shared};
+use crate::handover;
 use crate::refusal::{Kind, Refusal};
 use axum::Router;
 use axum::response::{IntoResponse, Response};
@@ -218,15 +219,34 @@ pub(crate) async fn serve_metrics(
     }
 }
 
+/// Serves the hand-over socket until the future is dropped.
+pub(crate) async fn serve_handover(socket: Socket, plane: Shared) -> io::Result<()> {
+    let listener = UnixListener::from_std(socket.listener.try_clone()?)?;
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else {
+            return Ok(());
+        };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let (admitted, plane) = (admit(&stream, socket.group), plane.clone());
+                tokio::spawn(async move {
+                    handover::connection(stream, admitted, &plane).await;
+                    drop(place);
+                });
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
+}
+
 /// Whether the peer may use the API.
 fn admit(stream: &UnixStream, group: Option<u32>) -> Result<(), Refusal> {
     let reason = match stream.peer_cred() {
         Ok(peer) => {
             let own = nix::unistd::geteuid().as_raw();
-            if peer.uid() == 0
-                || peer.uid() == own
-                || (group.is_some() && group == Some(peer.gid()))
-            {
+            let grouped = |g| peer.gid() == g || is_member(peer.uid(), g);
+            if peer.uid() == 0 || peer.uid() == own || group.is_some_and(grouped) {
                 return Ok(());
             }
             format!("uid {} gid {} isn't allowed", peer.uid(), peer.gid())
@@ -241,6 +261,14 @@ fn admit(stream: &UnixStream, group: Option<u32>) -> Result<(), Refusal> {
         reason,
         "ask as root or as the daemon's user, or set `group` in its configuration",
     ))
+}
+
+/// Whether /etc/group has the user as a further member: SO_PEERCRED tells the primary group only.
+fn is_member(uid: u32, gid: u32) -> bool {
+    use nix::unistd::{Gid, Group, Uid, User};
+    let group = Group::from_gid(Gid::from_raw(gid));
+    let user = User::from_uid(Uid::from_raw(uid));
+    matches!((group, user), (Ok(Some(g)), Ok(Some(u))) if g.mem.contains(&u.name))
 }
 
 /// Answers everything with a refusal.

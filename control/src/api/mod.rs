@@ -130,7 +130,7 @@ fn change(
     plane.apply(wanted)
 }
 
-fn exists(act: &str, what: &str, name: &str) -> Refusal {
+pub(crate) fn exists(act: &str, what: &str, name: &str) -> Refusal {
     Refusal::new(
         Kind::Conflict,
         act,

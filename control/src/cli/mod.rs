@@ -131,6 +131,7 @@ type Done = Result<(), CtlError>;
 #[derive(Debug)]
 struct Session {
     client: Client,
+    socket: PathBuf,
     json: bool,
 }
 
@@ -147,6 +148,7 @@ pub fn main() -> ExitCode {
     let socket = cli.socket.unwrap_or_else(default_socket);
     let session = Session {
         client: Client::new(&socket),
+        socket,
         json: cli.json,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()

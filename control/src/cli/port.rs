@@ -1,8 +1,9 @@
 //! `vswitchctl port`.
 
 use super::options::{PortOptions, PortPlace, patch};
-use super::{Done, Session, show};
-use crate::client::escape;
+use super::{CtlError, Done, Session, show};
+use crate::client::{ClientError, escape};
+use crate::handover::{self, Handover};
 use crate::plane::PortView;
 use clap::Subcommand;
 use serde_json::Value;
@@ -17,6 +18,9 @@ pub(super) enum Port {
         /// The network it belongs to.
         #[arg(long)]
         network: String,
+        /// Hand over this open TAP queue (file descriptor of vswitchctl); the port is of kind fd.
+        #[arg(long, value_name = "FD", conflicts_with_all = ["kind", "device", "netns"])]
+        tap_fd: Option<i32>,
         #[command(flatten)]
         place: Box<PortPlace>,
         #[command(flatten)]
@@ -59,12 +63,17 @@ pub(super) async fn run(s: &Session, command: Port) -> Done {
         Port::Add {
             name,
             network,
+            tap_fd,
             place,
             options,
         } => {
             let mut body = patch(&*place);
             body.extend(options.patch());
             body.insert("network".into(), network.into());
+            if let Some(fd) = tap_fd {
+                body.insert("kind".into(), "fd".into());
+                return hand_over(s, name, Value::Object(body), fd).await;
+            }
             let body = Value::Object(body);
             let made = s.client.call("POST", &path(&name), Some(&body)).await?;
             if s.json { show::json(&made) } else { Ok(()) }
@@ -113,6 +122,31 @@ pub(super) async fn run(s: &Session, command: Port) -> Done {
             )
         }
     }
+}
+
+async fn hand_over(s: &Session, name: String, port: Value, number: i32) -> Done {
+    let io = |act: &'static str, thing: String, remedy: &'static str| {
+        move |source| CtlError::Io {
+            act,
+            thing,
+            source,
+            remedy,
+        }
+    };
+    let fd = vswitch_core::sys::scm::inherited(number).map_err(io(
+        "taking up",
+        format!("file descriptor {number}"),
+        "open the TAP queue in the program that starts vswitchctl, without close-on-exec",
+    ))?;
+    let port = serde_json::from_value(port).map_err(|e| ClientError::Broken(e.to_string()))?;
+    let request = Handover { name, port };
+    let answer = handover::send(&s.socket, &request, &fd).await.map_err(io(
+        "handing over a queue at",
+        handover::path_beside(&s.socket).display().to_string(),
+        "start vswitchd with `vswitchd run`, or name its socket with --socket",
+    ))?;
+    let view = answer.map_err(ClientError::Refused)?;
+    if s.json { show::json(&view) } else { Ok(()) }
 }
 
 fn row(p: &PortView) -> Vec<String> {

@@ -113,7 +113,7 @@ impl Plane {
     }
 
     /// As [`Plane::apply`], with the queues handed over for ports of kind fd.
-    pub fn apply_with(
+    pub(crate) fn apply_with(
         &mut self,
         wanted: Topology,
         handed: &BTreeMap<String, OwnedFd>,

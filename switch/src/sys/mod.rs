@@ -6,4 +6,5 @@
 pub mod mmsg;
 pub mod packet;
 pub mod pidfd;
+pub mod scm;
 pub mod tun;
