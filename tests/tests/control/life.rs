@@ -1,0 +1,72 @@
+//! The daemon's life: state, a second daemon, a crash, readiness.
+
+use vswitch_tests::{lab, tap_lab};
+
+#[test]
+fn state_survives_a_restart_and_a_crash() {
+    let lab = tap_lab!("ctl-state");
+    let mut d = lab.daemon();
+    d.ctl(&["network", "add", "lan", "--ageing", "60s"]);
+    d.ctl(&["port", "add", "stays", "--network", "lan", "--mtu", "9000"]);
+    let gone = lab.container("gone");
+    let netns = format!("pid:{}", gone.pid());
+    d.ctl(&["port", "add", "gone", "--network", "lan", "--netns", &netns]);
+    let before = d.ctl(&["export"]);
+    drop(gone);
+    d.kill();
+    d.restart();
+    assert_eq!(d.ctl(&["export"]), before, "nothing is lost");
+    let port = d.ctl_json(&["port", "show", "stays"]);
+    assert_eq!(port[0]["state"], "up", "{port}");
+    let port = d.ctl_json(&["port", "show", "gone"]);
+    assert_eq!(port[0]["state"], "down", "{port}");
+    assert!(
+        port[0]["reason"].as_str().unwrap().contains("process"),
+        "{port}"
+    );
+    d.stop();
+    let devices = d.host().ok(&["ip", "-o", "link"]);
+    assert!(
+        !devices.contains("stays"),
+        "its devices go with it: {devices}"
+    );
+}
+
+#[test]
+fn a_second_daemon_is_kept_out() {
+    let lab = lab!("ctl-second");
+    let d = lab.daemon();
+    let mut second = lab.daemon_with().launch();
+    let (code, log) = second.wait_end();
+    assert_eq!(code, Some(1), "{log}");
+    assert!(log.contains("another vswitchd has it"), "{log}");
+    d.ctl(&["network", "add", "lan"]);
+}
+
+#[test]
+fn a_wrong_configuration_is_refused_with_its_line() {
+    let lab = lab!("ctl-config");
+    let mut d = lab
+        .daemon_with()
+        .config("workers = 1\nwrkers = 2\n")
+        .launch();
+    let (code, log) = d.wait_end();
+    assert_eq!(code, Some(1), "{log}");
+    assert!(log.contains("vswitchd.toml:2:1"), "{log}");
+}
+
+#[test]
+fn readiness_is_told_on_a_descriptor() {
+    let lab = lab!("ctl-ready");
+    let host = lab.host("h");
+    let dir = tempfile::tempdir().unwrap();
+    let program = std::env::current_exe().unwrap();
+    let program = program.parent().unwrap().parent().unwrap().join("vswitchd");
+    let (program, dir) = (program.display(), dir.path().display());
+    let script = format!(
+        "mkfifo {dir}/ready; {program} run --no-state --socket {dir}/s --ready-fd 3 3<>{dir}/ready & \
+         head -1 <{dir}/ready; kill $!; wait $!; echo ended $?"
+    );
+    let out = host.ok(&["bash", "-c", &script]);
+    assert_eq!(out, "ready\nended 0\n");
+}

@@ -1,0 +1,7 @@
+//! The daemon, its API and its command line, on real namespaces.
+
+mod access;
+mod command_line;
+mod life;
+mod ports;
+mod topology;
