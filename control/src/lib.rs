@@ -14,6 +14,7 @@ pub mod daemon;
 pub mod daemon_cli;
 pub mod events;
 pub mod handover;
+mod interface;
 pub mod logging;
 pub mod metrics;
 pub mod model;

@@ -1,9 +1,10 @@
 //! Opening ports: from the model to the queues that workers own.
 
+use crate::interface::{self, Veth};
 use crate::model::{Port, PortKind};
 use crate::netns;
 use crate::refusal::{Kind, Refusal};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use vswitch_core::frame::Offloads;
 use vswitch_core::port::PortIo;
@@ -23,6 +24,8 @@ pub(crate) struct Opened {
     pub(crate) device: String,
     /// Readable once the container's process has ended.
     pub(crate) process: Option<(i32, OwnedFd)>,
+    /// The pair we made for it.
+    pub(crate) veth: Option<Veth>,
 }
 
 #[expect(
@@ -51,11 +54,7 @@ pub(crate) fn open(
         PortKind::Fd => handed_tap(name, handed),
         PortKind::Packet => open_packet(name, port, workers),
         PortKind::Stream | PortKind::Dgram => open_socket(name, port),
-        PortKind::Veth => Err(refused(
-            name,
-            "veth pairs can't be made by this version",
-            "make the pair with `ip link` and use kind packet on its near end, or use kind tap",
-        )),
+        PortKind::Veth => open_veth(name, port, workers),
     }
 }
 
@@ -78,6 +77,7 @@ fn handed_tap(name: &str, handed: Option<&OwnedFd>) -> Result<Opened, Refusal> {
         device: tap.info().name.clone(),
         queues: vec![Box::new(tap)],
         process: None,
+        veth: None,
     })
 }
 
@@ -106,6 +106,7 @@ fn open_packet(name: &str, port: &Port, workers: usize) -> Result<Opened, Refusa
         queues,
         device: device.to_owned(),
         process: None,
+        veth: None,
     })
 }
 
@@ -130,50 +131,68 @@ fn open_socket(name: &str, port: &Port) -> Result<Opened, Refusal> {
         queues: vec![queue],
         device: path.map(|p| p.display().to_string()).unwrap_or_default(),
         process: None,
+        veth: None,
+    })
+}
+
+/// A process of the container, to watch, if the namespace is named by one.
+fn process(name: &str, port: &Port) -> Result<Option<(i32, OwnedFd)>, Refusal> {
+    let Some(pid) = port.netns.as_deref().and_then(netns::pid_of) else {
+        return Ok(None);
+    };
+    let fd = pidfd::open(pid).map_err(|e| {
+        refused(
+            name,
+            format!("process {pid}: {e}"),
+            "start the container first, and name a process of it",
+        )
+    })?;
+    Ok(Some((pid, fd)))
+}
+
+const NO_NETNS: &str = "name a namespace that exists (path, name under /run/netns, or pid:NUMBER)";
+
+/// Runs `f` where the container's end of the port is.
+fn inside<T: Send>(name: &str, port: &Port, f: impl FnOnce() -> T + Send) -> Result<T, Refusal> {
+    match &port.netns {
+        None => Ok(f()),
+        Some(spec) => netns::within(spec, f).map_err(|e| refused(name, e, NO_NETNS)),
+    }
+}
+
+/// Configures the container's interface; one in our own namespace without addresses is left to its user.
+fn configure(name: &str, port: &Port) -> Result<(), Refusal> {
+    let plain = port.addresses.is_empty() && port.gateways.is_empty() && port.mac.is_none();
+    if port.netns.is_none() && plain {
+        return Ok(());
+    }
+    let addresses: Vec<_> = port.addresses.iter().map(|c| c.0).collect();
+    let setup = interface::Setup {
+        name: port.device_name(name),
+        mtu: port.mtu,
+        mac: port.mac.as_ref().map(|m| m.0),
+        addresses: &addresses,
+        gateways: &port.gateways,
+    };
+    inside(name, port, || interface::configure(&setup))?.map_err(|e| {
+        let remedy = "check the addresses and that a gateway is in one of their prefixes";
+        refused(name, e, remedy)
     })
 }
 
 fn open_tap(name: &str, port: &Port, workers: usize) -> Result<Opened, Refusal> {
-    if !port.addresses.is_empty() || !port.gateways.is_empty() || port.mac.is_some() {
-        return Err(refused(
-            name,
-            "interfaces can't be configured by this version",
-            "leave out mac, addresses and gateways, and set them with `ip`",
-        ));
-    }
     let device = port.device_name(name);
-    let process = match port.netns.as_deref().and_then(netns::pid_of) {
-        None => None,
-        Some(pid) => {
-            let fd = pidfd::open(pid).map_err(|e| {
-                refused(
-                    name,
-                    format!("process {pid}: {e}"),
-                    "start the container first, and name a process of it",
-                )
-            })?;
-            Some((pid, fd))
-        }
-    };
-    let queues = || -> Result<Vec<Tap>, tun::TunError> {
+    let process = process(name, port)?;
+    let taps = inside(name, port, || {
         (0..workers)
             .map(|_| Tap::open(device, workers > 1, Offloads::ALL))
-            .collect()
-    };
-    let taps = match &port.netns {
-        None => queues(),
-        Some(spec) => netns::within(spec, queues).map_err(|e| {
-            refused(
-                name,
-                e,
-                "name a namespace that exists (path, name under /run/netns, or pid:NUMBER)",
-            )
-        })?,
-    };
+            .collect::<Result<Vec<Tap>, tun::TunError>>()
+    })?;
     let taps = taps.map_err(|e| {
         let remedy = "is /dev/net/tun there and CAP_NET_ADMIN held, and is the device's name free?";
         refused(name, e, remedy)
     })?;
+    configure(name, port)?;
     Ok(Opened {
         device: device.to_owned(),
         queues: taps
@@ -181,5 +200,43 @@ fn open_tap(name: &str, port: &Port, workers: usize) -> Result<Opened, Refusal> 
             .map(|t| Box::new(t) as Box<dyn PortIo>)
             .collect(),
         process,
+        veth: None,
     })
+}
+
+/// Name of the near end: a prefix and the port's name, or where that is too long a number made of it (FNV-1a).
+fn near_end(name: &str) -> String {
+    let plain = name
+        .chars()
+        .all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+    if plain && name.len() <= 12 {
+        return format!("vs-{name}");
+    }
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325, |h: u64, b| {
+        (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
+    });
+    format!("vs-{:012x}", hash >> 16)
+}
+
+fn open_veth(name: &str, port: &Port, workers: usize) -> Result<Opened, Refusal> {
+    let process = process(name, port)?;
+    let path = netns::path_of(port.netns.as_deref().unwrap_or("/proc/self/ns/net"));
+    let ns = std::fs::File::open(&path)
+        .map_err(|e| refused(name, format!("{}: {e}", path.display()), NO_NETNS))?;
+    let near = near_end(name);
+    let far = port.device_name(name);
+    let veth = Veth::new(&near, far, ns.as_fd(), port.mtu).map_err(|e| {
+        let remedy = "making veth pairs needs CAP_NET_ADMIN, and the device's name must be free";
+        refused(name, e, remedy)
+    })?;
+    configure(name, port)?;
+    let near_port = Port {
+        device: Some(near.clone()),
+        ..port.clone()
+    };
+    let mut opened = open_packet(name, &near_port, workers)?;
+    opened.device = near;
+    opened.process = process;
+    opened.veth = Some(veth);
+    Ok(opened)
 }

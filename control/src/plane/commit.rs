@@ -195,6 +195,7 @@ impl Plane {
                 fault: Some(fault),
                 open: false,
                 _watch: None,
+                _veth: None,
             }
         });
         self.ports.insert(name.to_owned(), live);
@@ -255,6 +256,7 @@ impl Plane {
             fault: None,
             open: true,
             _watch: watch,
+            _veth: opened.veth,
         })
     }
 
@@ -275,5 +277,8 @@ impl Plane {
             w.stage.remove_port(id);
         });
         self.retired.add_counters(&counters);
+        if let Some(live) = self.ports.get_mut(name) {
+            live._veth = None;
+        }
     }
 }

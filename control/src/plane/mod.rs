@@ -18,6 +18,7 @@ pub use view::{
 };
 
 use crate::events::{Bus, Record};
+use crate::interface::Veth;
 use crate::model::{Change, Port, Topology, diff};
 use crate::open::{self, Opened};
 use crate::refusal::{Kind, Refusal};
@@ -45,6 +46,8 @@ struct LivePort {
     open: bool,
     /// Ends the watch over the container's process when dropped.
     _watch: Option<oneshot::Sender<()>>,
+    /// The veth pair made for it; goes when dropped.
+    _veth: Option<Veth>,
 }
 
 /// A process to watch: when it ends, the port goes down.

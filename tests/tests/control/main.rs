@@ -1,6 +1,7 @@
 //! The daemon, its API and its command line, on real namespaces.
 
 mod access;
+mod attach;
 mod command_line;
 mod life;
 mod ports;

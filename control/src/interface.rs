@@ -1,0 +1,191 @@
+//! Interfaces by netlink (rtnetlink(7)): what `ip link`, `ip address` and `ip route` do, in the calling thread's namespace.
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::link::{
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use vswitch_core::wire::MacAddr;
+
+/// What went wrong.
+#[derive(Debug, thiserror::Error)]
+#[error("{act} {thing}: {source}")]
+pub(crate) struct InterfaceError {
+    act: &'static str,
+    thing: String,
+    source: io::Error,
+}
+
+type Done = Result<(), InterfaceError>;
+
+/// How an interface is to be.
+#[derive(Clone, Debug)]
+pub(crate) struct Setup<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) mtu: u32,
+    pub(crate) mac: Option<MacAddr>,
+    pub(crate) addresses: &'a [(IpAddr, u8)],
+    pub(crate) gateways: &'a [IpAddr],
+}
+
+/// Sends one request and waits for the kernel's verdict.
+fn ask(message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+    header.sequence_number = 1;
+    let mut request = NetlinkMessage::new(header, NetlinkPayload::from(message));
+    request.finalize();
+    let mut bytes = vec![0; request.buffer_len()];
+    request.serialize(&mut bytes);
+    socket.send(&bytes, 0)?;
+    let (answer, _) = socket.recv_from_full()?;
+    let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer)
+        .map_err(|e| io::Error::other(e.to_string()))?;
+    match answer.payload {
+        NetlinkPayload::Error(e) if e.code.is_some() => Err(e.to_io()),
+        _ => Ok(()),
+    }
+}
+
+fn index(name: &str) -> Result<u32, InterfaceError> {
+    nix::net::if_::if_nametoindex(name).map_err(|e| InterfaceError {
+        act: "finding interface",
+        thing: name.to_owned(),
+        source: e.into(),
+    })
+}
+
+/// Sets MTU, MAC, addresses and routes, and brings it up.
+pub(crate) fn configure(setup: &Setup<'_>) -> Done {
+    let index = index(setup.name)?;
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    link.attributes.push(LinkAttribute::Mtu(setup.mtu));
+    if let Some(mac) = setup.mac {
+        link.attributes.push(LinkAttribute::Address(mac.0.to_vec()));
+    }
+    let fail =
+        |act: &'static str, thing: String| move |source| InterfaceError { act, thing, source };
+    ask(RouteNetlinkMessage::SetLink(link), 0)
+        .map_err(fail("setting MTU and MAC of", setup.name.to_owned()))?;
+    for (ip, len) in setup.addresses {
+        add_address(index, *ip, *len).map_err(fail(
+            "adding address",
+            format!("{ip}/{len} to {}", setup.name),
+        ))?;
+    }
+    up(index).map_err(fail("bringing up", setup.name.to_owned()))?;
+    for gateway in setup.gateways {
+        add_default_route(index, *gateway)
+            .map_err(fail("adding the default route by", gateway.to_string()))?;
+    }
+    Ok(())
+}
+
+fn up(index: u32) -> io::Result<()> {
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    link.header.flags = LinkFlags::Up;
+    link.header.change_mask = LinkFlags::Up;
+    ask(RouteNetlinkMessage::SetLink(link), 0)
+}
+
+fn family(ip: IpAddr) -> AddressFamily {
+    if ip.is_ipv4() {
+        AddressFamily::Inet
+    } else {
+        AddressFamily::Inet6
+    }
+}
+
+fn add_address(index: u32, ip: IpAddr, len: u8) -> io::Result<()> {
+    let mut message = AddressMessage::default();
+    message.header.family = family(ip);
+    message.header.prefix_len = len;
+    message.header.index = index;
+    message.attributes.push(AddressAttribute::Local(ip));
+    message.attributes.push(AddressAttribute::Address(ip));
+    let flags = NLM_F_CREATE | NLM_F_REPLACE;
+    ask(RouteNetlinkMessage::NewAddress(message), flags)
+}
+
+fn add_default_route(index: u32, gateway: IpAddr) -> io::Result<()> {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(gateway);
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = RouteProtocol::Static;
+    message.header.scope = RouteScope::Universe;
+    message.header.kind = RouteType::Unicast;
+    let by = match gateway {
+        IpAddr::V4(a) => RouteAddress::Inet(a),
+        IpAddr::V6(a) => RouteAddress::Inet6(a),
+    };
+    message.attributes.push(RouteAttribute::Gateway(by));
+    message.attributes.push(RouteAttribute::Oif(index));
+    let flags = NLM_F_CREATE | NLM_F_REPLACE;
+    ask(RouteNetlinkMessage::NewRoute(message), flags)
+}
+
+/// The near end of a veth pair of ours; the pair goes when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Veth {
+    index: u32,
+}
+
+impl Veth {
+    /// Makes a pair: `near` here, `far` in the namespace of `netns`.
+    pub(crate) fn new(
+        near: &str,
+        far: &str,
+        netns: BorrowedFd<'_>,
+        mtu: u32,
+    ) -> Result<Veth, InterfaceError> {
+        let mut peer = LinkMessage::default();
+        peer.attributes.push(LinkAttribute::IfName(far.to_owned()));
+        peer.attributes.push(LinkAttribute::Mtu(mtu));
+        peer.attributes
+            .push(LinkAttribute::NetNsFd(netns.as_raw_fd()));
+        let mut link = LinkMessage::default();
+        link.attributes.push(LinkAttribute::IfName(near.to_owned()));
+        link.attributes.push(LinkAttribute::Mtu(mtu));
+        link.attributes.push(LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Veth),
+            LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
+        ]));
+        let fail = |source| InterfaceError {
+            act: "making veth pair",
+            thing: format!("{near} - {far}"),
+            source,
+        };
+        let flags = NLM_F_CREATE | NLM_F_EXCL;
+        ask(RouteNetlinkMessage::NewLink(link), flags).map_err(fail)?;
+        let veth = Veth {
+            index: index(near)?,
+        };
+        up(veth.index).map_err(fail)?;
+        Ok(veth)
+    }
+}
+
+impl Drop for Veth {
+    fn drop(&mut self) {
+        let mut link = LinkMessage::default();
+        link.header.index = self.index;
+        // It may have gone with its container.
+        let _ = ask(RouteNetlinkMessage::DelLink(link), 0);
+    }
+}
