@@ -4,18 +4,24 @@
 /// slice of a sum may have an odd length.
 #[must_use]
 pub fn add(sum: u64, bytes: &[u8]) -> u64 {
-    let mut sum = sum;
-    let mut chunks = bytes.chunks_exact(4);
+    // One's-complement addition is associative over wider words and indifferent to byte order (RFC 1071 2): words
+    // are added as the machine has them, in four lanes so that the compiler can use vector registers.
+    let mut lanes = [0u64; 4];
+    let mut chunks = bytes.chunks_exact(16);
     for c in &mut chunks {
-        // One's-complement addition is associative over wider words as well.
-        sum += u64::from(u32::from_be_bytes([c[0], c[1], c[2], c[3]]));
+        for (lane, w) in lanes.iter_mut().zip(c.chunks_exact(4)) {
+            *lane += u64::from(u32::from_ne_bytes([w[0], w[1], w[2], w[3]]));
+        }
     }
-    match *chunks.remainder() {
-        [a] => sum + (u64::from(a) << 8),
-        [a, b] => sum + u64::from(u16::from_be_bytes([a, b])),
-        [a, b, c] => sum + u64::from(u16::from_be_bytes([a, b])) + (u64::from(c) << 8),
-        _ => sum,
+    let mut native: u64 = lanes.iter().sum();
+    let mut pairs = chunks.remainder().chunks_exact(2);
+    for w in &mut pairs {
+        native += u64::from(u16::from_ne_bytes([w[0], w[1]]));
     }
+    if let [last] = *pairs.remainder() {
+        native += u64::from(u16::from_ne_bytes([last, 0]));
+    }
+    sum + u64::from(u16::from_be(fold(native)))
 }
 
 /// Folds a running sum to 16 bits, not inverted.

@@ -2,10 +2,9 @@
 
 use super::Origin;
 use crate::clock::Nanos;
-use crate::frame::{DropReason, Frame, GsoType, Offloads, gso};
+use crate::frame::{DropReason, Frame, Offloads, gso};
 use crate::port::{PortFault, PortId, PortIo, TxQueue};
 use crate::stats::PortCounters;
-use crate::wire::l2_len;
 use crossbeam_queue::ArrayQueue;
 use std::sync::Arc;
 
@@ -94,17 +93,6 @@ impl Slot {
             dirty: false,
         }
     }
-
-    /// Whether the frame can go out untouched.
-    fn fits(&self, frame: &Frame) -> bool {
-        self.offloads.takes(&frame.vnet)
-            // A GSO frame's segments are checked by `gso::finish` only if the sender's MTU may be larger than ours.
-            && if frame.vnet.gso == GsoType::None {
-                frame.len()
-            } else {
-                usize::from(frame.vnet.gso_size) + usize::from(frame.vnet.hdr_len)
-            } <= self.mtu as usize + l2_len(frame.head())
-    }
 }
 
 impl Outputs {
@@ -130,7 +118,7 @@ impl Outputs {
             }
             return;
         }
-        if slot.fits(&frame) {
+        if gso::fits(&frame, slot.offloads, slot.mtu) {
             slot.txq.push(frame);
         } else {
             let (txq, mut made) = (&mut slot.txq, 0u64);

@@ -3,5 +3,6 @@
 mod guarding;
 mod limits;
 mod multicast;
+mod offloads;
 mod rig;
 mod switching;

@@ -139,6 +139,18 @@ impl Switch {
         self.each(move |b| b.set_port(id, config.clone()));
     }
 
+    pub(crate) fn set_mtu(&self, id: PortId, mtu: u32) {
+        for w in &self.workers {
+            w.call(move |w| w.set_mtu(id, mtu)).expect("worker answers");
+        }
+    }
+
+    /// Frames that software segmentation made beyond those that came.
+    pub(crate) fn splits(&self) -> u64 {
+        let all = self.counters.iter().flatten();
+        all.map(|c| c.split.get()).sum()
+    }
+
     /// Frames of a port dropped for a reason.
     pub(crate) fn dropped(&self, port: PortId, why: DropReason) -> u64 {
         let of = &self.counters[port.index()];
