@@ -348,10 +348,11 @@ impl Fdb {
         (some, next)
     }
 
-    /// Removes what the filter matches; returns how many. Walks the whole table.
+    /// Removes what the filter matches, but for the gateway's entry; returns how many. Walks the whole table.
     pub fn flush(&mut self, filter: FlushFilter) -> usize {
         self.remove_if(|e| {
-            (filter.statics || !e.is_static)
+            e.port != PortId::GATEWAY
+                && (filter.statics || !e.is_static)
                 && filter.port.is_none_or(|p| p == e.port)
                 && filter.vid.is_none_or(|v| v == e.vid())
                 && filter.mac.is_none_or(|m| m == e.mac())

@@ -6,11 +6,13 @@
 //! A frame is checked ([`ingress`]: mirrors, VLAN, source guard, rate), its source is learned in the network's
 //! [`fdb::Fdb`], its destination looked up; known unicast leaves by one port, multicast by the ports
 //! that want it ([`snoop`]), everything else by all ports of the VLAN. On the way out it gets the VLAN tag of the
-//! egress port ([`vlan`]). Workers tell each other what they learn ([`crate::worker::Sync`]); meters and
+//! egress port ([`vlan`]). A network's gateway is a virtual port: frames to its MAC get a verdict of their own, and it sends
+//! by [`Bridge::deliver`] and [`Bridge::originate`]. Workers tell each other what they learn ([`crate::worker::Sync`]); meters and
 //! loop guard state are shared by atomics ([`shared`]).
 
 mod config;
 pub mod fdb;
+mod gateway;
 mod guard;
 mod ingress;
 mod loop_guard;

@@ -7,6 +7,7 @@ use super::port::BridgePort;
 use super::snoop::{Rules, Snoop};
 use crate::clock::Nanos;
 use crate::port::PortId;
+use crate::wire::MacAddr;
 
 /// A port as flooding sees it: a few bytes, so that a thousand are walked in no time.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +49,8 @@ pub(super) struct Network {
     /// Member the probing goes on at.
     pub(super) probe_at: usize,
     pub(super) next_expiry: u32,
+    /// VLAN and MAC of the gateway's virtual port.
+    pub(super) gateway: Option<(u16, MacAddr)>,
 }
 
 impl Network {
@@ -65,6 +68,7 @@ impl Network {
             fresh: Vec::new(),
             probe_at: 0,
             next_expiry: u32::MAX,
+            gateway: None,
             config,
         }
     }
@@ -111,6 +115,20 @@ impl Network {
         self.members
             .iter()
             .filter(move |m| !(m.silent || isolated && m.isolated) && (hairpin || m.port != from))
+            .map(|m| m.port)
+            .filter(move |p| !aware || carries(ports, *p, vid))
+    }
+
+    /// The ports that a frame of the gateway in `vid` may be sent to when its destination is all of them.
+    pub(super) fn all<'a>(
+        &'a self,
+        ports: &'a [Option<BridgePort>],
+        vid: u16,
+    ) -> impl Iterator<Item = PortId> + 'a {
+        let aware = self.config.vlan_aware;
+        self.members
+            .iter()
+            .filter(|m| !m.silent)
             .map(|m| m.port)
             .filter(move |p| !aware || carries(ports, *p, vid))
     }

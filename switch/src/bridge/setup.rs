@@ -216,9 +216,13 @@ impl Bridge {
                 .is_some_and(|f| f.add_static(vid, mac, port))
     }
 
-    /// Removes an address, static or learned.
+    /// Removes an address, static or learned, but not the gateway's.
     pub fn remove_entry(&mut self, id: NetworkId, vid: u16, mac: MacAddr) -> Option<FdbEntry> {
-        self.fdb_mut(id)?.remove(vid, mac)
+        let fdb = self.fdb_mut(id)?;
+        if fdb.lookup(vid, mac) == Some(PortId::GATEWAY) {
+            return None;
+        }
+        fdb.remove(vid, mac)
     }
 
     /// Removes entries; returns how many.

@@ -254,6 +254,9 @@ impl Pass<'_> {
     }
 
     fn unicast(&self, to: PortId) -> Verdict {
+        if to == PortId::GATEWAY {
+            return Verdict::Gateway;
+        }
         if to == self.from {
             return if self.port.config.hairpin {
                 Verdict::Hairpin

@@ -9,6 +9,7 @@ use crate::wire::{self, MacAddr};
 use crate::worker::{Cx, Event, Origin, Stage, Sync};
 use std::time::Duration;
 
+mod gateway;
 mod guarding;
 mod snooping;
 mod switching;

@@ -23,6 +23,9 @@ use std::os::fd::BorrowedFd;
 pub struct PortId(pub u16);
 
 impl PortId {
+    /// The virtual port of a network's gateway; no real port has this index.
+    pub const GATEWAY: PortId = PortId(u16::MAX);
+
     /// As an index.
     #[must_use]
     pub fn index(self) -> usize {
