@@ -117,7 +117,7 @@ impl PortCounters {
 }
 
 /// Counts of one turn of one port.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Tally {
     /// Frames received or sent, dropped ones not counted as sent but counted as received.
     pub frames: u32,
@@ -127,6 +127,18 @@ pub struct Tally {
     pub errors: u32,
     drops: [u32; REASONS],
     any_drop: bool,
+}
+
+impl Default for Tally {
+    fn default() -> Tally {
+        Tally {
+            frames: 0,
+            bytes: 0,
+            errors: 0,
+            drops: [0; REASONS],
+            any_drop: false,
+        }
+    }
 }
 
 impl Tally {

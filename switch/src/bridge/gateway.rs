@@ -4,7 +4,7 @@
 //! and a container that uses it as its own source is refused like any other that takes a pinned address.
 
 use super::{Bridge, NetworkId};
-use crate::frame::{Frame, Verdict};
+use crate::frame::{DropReason, Frame, Verdict};
 use crate::port::PortId;
 use crate::wire::{self, MacAddr};
 use crate::worker::{Cx, Origin, Stage};
@@ -42,28 +42,51 @@ impl Bridge {
         }
     }
 
-    /// Sends a frame that the gateway made into a network, finished for each port as any other frame.
-    pub fn originate(&mut self, cx: &mut Cx, id: NetworkId, vid: u16, frame: &Frame) {
-        let Some(mut meta) = wire::parse(frame.head(), frame.len()) else {
-            return;
-        };
+    /// The network of a port.
+    #[must_use]
+    pub fn network_of(&self, port: PortId) -> Option<NetworkId> {
+        self.ports
+            .get(port.index())?
+            .as_ref()
+            .map(|p| p.config.network)
+    }
+
+    /// Sends a frame of the gateway, made by it ([`Origin::Switch`]) or held ([`Origin::Held`]), into a network, finished for each port
+    /// as any other frame. Errors: why it could be sent by no port.
+    pub fn originate(
+        &mut self,
+        cx: &mut Cx,
+        id: NetworkId,
+        vid: u16,
+        frame: Frame,
+        origin: Origin,
+    ) -> Result<(), DropReason> {
+        let mut meta = wire::parse(frame.head(), frame.len()).ok_or(DropReason::Runt)?;
         meta.vid = vid;
-        let to: Vec<PortId> = match self.networks.get(usize::from(id.0)) {
-            Some(Some(net)) => match net.fdb.lookup(vid, meta.dst) {
-                Some(PortId::GATEWAY) => return,
-                Some(port) => vec![port],
-                None => net.all(&self.ports, vid).collect(),
-            },
-            _ => return,
+        let net = self.networks.get(usize::from(id.0));
+        let net = net
+            .and_then(Option::as_ref)
+            .ok_or(DropReason::NoDestination)?;
+        let to = match net.fdb.lookup(vid, meta.dst) {
+            Some(PortId::GATEWAY) => return Err(DropReason::NoDestination),
+            Some(port) => vec![port],
+            None => net.all(&self.ports, vid).collect(),
         };
-        for port in to {
+        let (last, others) = to.split_last().ok_or(DropReason::NoDestination)?;
+        for port in others {
             let mut copy = frame.duplicate();
-            if self
-                .egress(cx, PortId::GATEWAY, port, &mut copy, &meta)
-                .is_ok()
-            {
-                cx.emit(port, copy, Origin::Switch);
+            let passes = self.egress(cx, PortId::GATEWAY, *port, &mut copy, &meta);
+            if passes.is_ok() {
+                let origin = match origin {
+                    Origin::Held => Origin::Copy,
+                    other => other,
+                };
+                cx.emit(*port, copy, origin);
             }
         }
+        let mut frame = frame;
+        self.egress(cx, PortId::GATEWAY, *last, &mut frame, &meta)?;
+        cx.emit(*last, frame, origin);
+        Ok(())
     }
 }

@@ -99,7 +99,7 @@ impl Rig {
                 fate.drops.push(why);
                 vec![]
             }
-            Verdict::Next | Verdict::Gateway => vec![],
+            Verdict::Next | Verdict::Gateway | Verdict::Held => vec![],
         };
         for p in to {
             let mut copy = e.frame.duplicate();

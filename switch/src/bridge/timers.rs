@@ -126,7 +126,7 @@ impl Bridge {
                 port,
                 seen,
             } => {
-                let Some(net) = self.network_of(network, port) else {
+                let Some(net) = self.network_if_in(network, port) else {
                     return;
                 };
                 let later = net.fdb.learn_remote(vid, mac, port, seen);
@@ -170,7 +170,7 @@ impl Bridge {
                 port,
                 until,
             } => {
-                if let Some(net) = self.network_of(network, port) {
+                if let Some(net) = self.network_if_in(network, port) {
                     let limit = net.rules.limit;
                     let now = cx.now.secs();
                     net.snoop.set((vid, group), port, until, now, limit);
@@ -186,7 +186,7 @@ impl Bridge {
                 until,
                 querier,
             } => {
-                if let Some(net) = self.network_of(network, port) {
+                if let Some(net) = self.network_if_in(network, port) {
                     net.snoop.router(vid, v6, port, until, querier);
                     net.next_expiry = net.next_expiry.min(until);
                     cx.tick_by(at_sec(until));
@@ -196,7 +196,7 @@ impl Bridge {
     }
 
     /// The network, if the port is (still) in it: news may be older than our configuration, and port numbers are reused.
-    fn network_of(&mut self, network: u16, port: PortId) -> Option<&mut Network> {
+    fn network_if_in(&mut self, network: u16, port: PortId) -> Option<&mut Network> {
         let of = self.ports.get(port.index())?.as_ref()?.config.network;
         if of.0 == network {
             self.network_mut(network)

@@ -28,6 +28,8 @@ pub enum Verdict {
     Gateway,
     /// Back out of the port it came from.
     Hairpin,
+    /// A stage has taken the frame out of the batch, and accounts for it until it emits or drops it.
+    Held,
     /// Dropped, and counted.
     Drop(DropReason),
 }

@@ -77,6 +77,16 @@ reasons! {
     TxError = "tx_error",
     /// Dropped by a policy rule.
     Policy = "policy",
+    /// The gateway has no route to the destination.
+    NoRoute = "no_route",
+    /// The gateway couldn't resolve the next hop's MAC address (ARP, ND), or too many frames wait for it.
+    NoNeighbour = "no_neighbour",
+    /// The TTL or hop limit ended at the gateway.
+    TtlExceeded = "ttl_exceeded",
+    /// A source or destination address that can't come from there, or mustn't be forwarded (RFC 1812 5.3.7).
+    Martian = "martian",
+    /// An L3 header that the gateway can't work on.
+    BadPacket = "bad_packet",
     /// The egress port is gone.
     NoPort = "no_port",
     /// The hand-off ring to another worker was full.

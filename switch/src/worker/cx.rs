@@ -14,6 +14,8 @@ pub enum Origin {
     Copy,
     /// Made by the switch (a probe, a reply).
     Switch,
+    /// A received frame that a stage had held.
+    Held,
 }
 
 /// Something that happened, for people and programs that watch the switch.

@@ -143,6 +143,7 @@ impl Outputs {
         match origin {
             Origin::Copy => slot.counters.copied.add(1),
             Origin::Switch => slot.counters.originated.add(1),
+            Origin::Held => {}
         }
         self.enqueue(to, frame);
     }

@@ -267,6 +267,7 @@ impl<S: Stage> Worker<S> {
                     self.output(from, to, e.frame, &e.meta);
                 }
                 Verdict::Drop(why) => self.count_drop(from, why),
+                Verdict::Held => {}
                 Verdict::Next | Verdict::Gateway => {
                     self.count_drop(from, DropReason::NoDestination);
                 }

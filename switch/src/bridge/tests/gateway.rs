@@ -51,8 +51,9 @@ fn what_the_gateway_sends_goes_where_it_was_learned_with_the_ports_tag() {
         r.bridge.deliver(&mut r.cx, NET, 1, mac(1)),
         Verdict::Forward(PortId(0))
     );
-    r.bridge.originate(&mut r.cx, NET, 1, &frame(mac(1)));
-    r.bridge.originate(&mut r.cx, NET, 1, &frame(ALL));
+    let sent = |r: &mut Rig, f| r.bridge.originate(&mut r.cx, NET, 1, f, Origin::Switch);
+    sent(&mut r, frame(mac(1))).expect("sent");
+    sent(&mut r, frame(ALL)).expect("sent");
     let mut fate = r.send(1, &tagged(mac(9), mac(9), &[(0x8100, 9)]));
     r.collect(&mut fate);
     let sent: Vec<(u16, usize)> = fate.emitted.iter().map(|(p, b, _)| (*p, b.len())).collect();
