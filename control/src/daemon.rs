@@ -21,6 +21,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 use vswitch_core::bridge::Bridge;
 use vswitch_core::worker::{self, WorkerConfig};
+use vswitch_nat::Pipeline;
 
 /// Stack of the control thread.
 const STACK: usize = 512 << 10;
@@ -116,11 +117,14 @@ impl Daemon {
             events: sink,
         };
         let first = Bridge::new();
-        let workers =
-            worker::spawn(&config, |_| first.sibling()).map_err(|source| StartError::System {
-                act: "workers",
-                source,
-            })?;
+        let workers = worker::spawn(&config, |_| Pipeline {
+            bridge: first.sibling(),
+            ..Pipeline::default()
+        })
+        .map_err(|source| StartError::System {
+            act: "workers",
+            source,
+        })?;
         let (watch, watches) = mpsc::unbounded_channel();
         let mut plane = Plane::new(workers, state, Bus::new(), watch);
         let applied = if fresh {

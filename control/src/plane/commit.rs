@@ -7,10 +7,11 @@ use crate::refusal::{Kind, Refusal};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio::sync::oneshot;
-use vswitch_core::bridge::{Bridge, MirrorId, NetworkId};
+use vswitch_core::bridge::{MirrorId, NetworkId};
 use vswitch_core::port::PortId;
 use vswitch_core::stats::PortCounters;
 use vswitch_core::worker::{Gone, PortSetup, Worker};
+use vswitch_nat::Pipeline;
 
 fn dead(gone: Gone) -> Refusal {
     Refusal::new(
@@ -32,7 +33,7 @@ impl Plane {
     /// Has every worker run `f`.
     pub(super) fn each(
         &self,
-        f: impl Fn(&mut Worker<Bridge>) + Clone + Send + 'static,
+        f: impl Fn(&mut Worker<Pipeline>) + Clone + Send + 'static,
     ) -> Result<(), Refusal> {
         for w in &self.workers {
             let f = f.clone();
@@ -47,7 +48,7 @@ impl Plane {
         for name in gone {
             if let Some(id) = self.mirrors.remove(&name) {
                 self.each(move |w| {
-                    w.stage.remove_mirror(id);
+                    w.stage.bridge.remove_mirror(id);
                 })?;
             }
         }
@@ -78,7 +79,7 @@ impl Plane {
             );
             if let Some(config) = config {
                 self.mirrors.insert(name.clone(), id);
-                self.each(move |w| w.stage.set_mirror(id, config.clone()))?;
+                self.each(move |w| w.stage.bridge.set_mirror(id, config.clone()))?;
             }
         }
         self.desired = wanted;
@@ -101,7 +102,7 @@ impl Plane {
             let id = known.unwrap_or_else(|| NetworkId(free(self.networks.values().map(|n| n.0))));
             self.networks.insert(name.clone(), id);
             let config = network.to_bridge();
-            self.each(move |w| w.stage.set_network(id, config.clone()))?;
+            self.each(move |w| w.stage.bridge.set_network(id, config.clone()))?;
         }
         // Ports move out of a network before it goes.
         for (name, port) in &wanted.ports {
@@ -113,7 +114,7 @@ impl Plane {
         let gone: Vec<String> = self.missing(&self.networks, &wanted.networks);
         for name in gone {
             if let Some(id) = self.networks.remove(&name) {
-                self.each(move |w| w.stage.remove_network(id))?;
+                self.each(move |w| w.stage.bridge.remove_network(id))?;
             }
         }
         Ok(())
@@ -130,7 +131,7 @@ impl Plane {
         let (id, config) = (live.id, port.to_bridge(*network));
         let (mtu, up) = (port.mtu, port.up);
         self.each(move |w| {
-            w.stage.set_port(id, config.clone());
+            w.stage.bridge.set_port(id, config.clone());
             w.set_mtu(id, mtu);
             w.set_admin(id, up);
         })
@@ -151,7 +152,7 @@ impl Plane {
                 {
                     let (vid, mac) = (e.vlan, e.mac.0);
                     self.each(move |w| {
-                        w.stage.remove_entry(id, vid, mac);
+                        w.stage.bridge.remove_entry(id, vid, mac);
                     })?;
                 }
             }
@@ -166,7 +167,7 @@ impl Plane {
             if !entries.is_empty() {
                 self.each(move |w| {
                     for (vid, mac, port) in &entries {
-                        w.stage.add_static(id, *vid, *mac, *port);
+                        w.stage.bridge.add_static(id, *vid, *mac, *port);
                     }
                 })?;
             }
@@ -233,7 +234,7 @@ impl Plane {
             let config = port.to_bridge(network);
             worker
                 .call(move |w| {
-                    w.stage.set_port(id, config);
+                    w.stage.bridge.set_port(id, config);
                     w.add_port(id, setup);
                 })
                 .map_err(|g| g.to_string())?;
@@ -274,7 +275,7 @@ impl Plane {
         // Dead workers have closed it already.
         let _ = self.each(move |w| {
             w.remove_port(id);
-            w.stage.remove_port(id);
+            w.stage.bridge.remove_port(id);
         });
         self.retired.add_counters(&counters);
         if let Some(live) = self.ports.get_mut(name) {

@@ -28,10 +28,11 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::{mpsc, oneshot};
-use vswitch_core::bridge::{Bridge, MirrorId, NetworkId};
+use vswitch_core::bridge::{MirrorId, NetworkId};
 use vswitch_core::port::PortId;
 use vswitch_core::stats::PortCounters;
 use vswitch_core::worker::{Event, WorkerHandle};
+use vswitch_nat::Pipeline;
 
 /// A port of the running switch.
 #[derive(Debug)]
@@ -63,7 +64,7 @@ pub(crate) struct Watch {
 /// The running switch; see the module's head.
 #[derive(Debug)]
 pub struct Plane {
-    workers: Vec<WorkerHandle<Bridge>>,
+    workers: Vec<WorkerHandle<Pipeline>>,
     desired: Topology,
     networks: BTreeMap<String, NetworkId>,
     ports: BTreeMap<String, LivePort>,
@@ -81,7 +82,7 @@ type Prepared = BTreeMap<String, Result<Opened, Refusal>>;
 
 impl Plane {
     pub(crate) fn new(
-        workers: Vec<WorkerHandle<Bridge>>,
+        workers: Vec<WorkerHandle<Pipeline>>,
         state: Option<StateFile>,
         bus: Bus,
         watches: mpsc::UnboundedSender<Watch>,

@@ -235,7 +235,7 @@ impl Plane {
     pub fn network(&self, name: &str) -> Result<NetworkView, Refusal> {
         let id = self.network_id("showing", name)?;
         let entries = match self.workers.first() {
-            Some(w) => w.call(move |w| w.stage.fdb(id).map_or(0, Fdb::len)),
+            Some(w) => w.call(move |w| w.stage.bridge.fdb(id).map_or(0, Fdb::len)),
             None => Ok(0),
         };
         let in_it = |(n, p): (&String, &Port)| (p.network == name).then(|| n.clone());
@@ -328,7 +328,7 @@ impl Plane {
             let mut next = Some(FdbCursor::default());
             while let Some(from) = next {
                 let part = worker.call(move |w| {
-                    let (some, next) = w.stage.dump(id, from, DUMP_CHUNK);
+                    let (some, next) = w.stage.bridge.dump(id, from, DUMP_CHUNK);
                     (some, next, w.cx.now.secs())
                 });
                 let Ok((some, then, now)) = part else { break };
@@ -361,7 +361,7 @@ impl Plane {
         let Some(worker) = self.workers.first() else {
             return Ok(Vec::new());
         };
-        let entries = worker.call(move |w| w.stage.mdb(id, w.cx.now));
+        let entries = worker.call(move |w| w.stage.bridge.mdb(id, w.cx.now));
         let view = |e: vswitch_core::bridge::MdbEntry| MdbView {
             vlan: e.vid,
             group: e.group.map(|g| g.to_string()),
@@ -396,15 +396,17 @@ impl Plane {
         };
         let mut most = 0;
         for w in &self.workers {
-            let n = w.call(move |w| w.stage.flush(id, filter)).map_err(|g| {
-                Refusal::new(
-                    Kind::Failed,
-                    "flushing",
-                    name,
-                    g.to_string(),
-                    "restart vswitchd",
-                )
-            })?;
+            let n = w
+                .call(move |w| w.stage.bridge.flush(id, filter))
+                .map_err(|g| {
+                    Refusal::new(
+                        Kind::Failed,
+                        "flushing",
+                        name,
+                        g.to_string(),
+                        "restart vswitchd",
+                    )
+                })?;
             most = most.max(n);
         }
         Ok(most)

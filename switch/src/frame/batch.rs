@@ -7,6 +7,9 @@ use arrayvec::ArrayVec;
 
 /// Most frames in a batch.
 pub const BATCH_SIZE: usize = 64;
+/// A batch takes no further frame once it holds this many bytes. Long frames are sent on while they are still in the
+/// processor's cache; the next ones reuse their slots.
+pub const BATCH_BYTES: usize = 128 << 10;
 
 /// A range in [`crate::worker::Cx`]'s list of flood destinations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +55,7 @@ pub struct Batch {
     pub ingress: PortId,
     /// The frames.
     pub entries: ArrayVec<Entry, BATCH_SIZE>,
+    bytes: usize,
 }
 
 impl Batch {
@@ -61,11 +65,13 @@ impl Batch {
         Batch {
             ingress,
             entries: ArrayVec::new(),
+            bytes: 0,
         }
     }
 
     /// Adds a received frame; gives it back when the batch is full.
     pub fn push(&mut self, frame: Frame) -> Result<(), Frame> {
+        self.bytes += frame.len();
         self.entries
             .try_push(Entry {
                 frame,
@@ -75,10 +81,16 @@ impl Batch {
             .map_err(|e| e.element().frame)
     }
 
-    /// Whether no further frame fits.
+    /// Whether no further frame is to be received, by number or by bytes.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.entries.is_full()
+        self.entries.is_full() || self.bytes >= BATCH_BYTES
+    }
+
+    /// Forgets all frames.
+    pub fn clear(&mut self) {
+        self.entries.clear();
+        self.bytes = 0;
     }
 
     /// Number of frames.

@@ -18,7 +18,7 @@ mod pool;
 mod reason;
 mod vnet;
 
-pub use batch::{BATCH_SIZE, Batch, Entry, FloodSet, Verdict};
+pub use batch::{BATCH_BYTES, BATCH_SIZE, Batch, Entry, FloodSet, Verdict};
 pub use pool::{HEAD_SIZE, HEADROOM, TAIL_SIZE, outstanding, trim};
 pub use reason::DropReason;
 pub use vnet::{GsoType, Offloads, VNET_HDR_LEN, VnetHdr};

@@ -4,7 +4,7 @@ use super::handle::{Command, WAKE_TOKEN};
 use super::output::{Inbound, Outputs, Peer, Slot};
 use super::{Cx, Event, EventSink, LinkState, PortSetup, Stage, WorkerConfig};
 use crate::clock::{Clock, Nanos};
-use crate::frame::{self, Batch, DropReason, Verdict};
+use crate::frame::{self, Batch, DropReason, FloodSet, Verdict};
 use crate::port::{PortFault, PortId, RxState};
 use crate::stats::Tally;
 use crate::wire;
@@ -36,7 +36,8 @@ pub struct Worker<S: Stage> {
     out: Outputs,
     own: Peer,
     active: Vec<PortId>,
-    batch: Batch,
+    /// Boxed, so that taking it out while its frames are dispatched moves a pointer.
+    batch: Option<Box<Batch>>,
     tally: Tally,
     sink: EventSink,
     spin: Duration,
@@ -85,7 +86,7 @@ impl<S: Stage> Worker<S> {
             },
             own: peers[me].clone(),
             active: Vec::new(),
-            batch: Batch::new(PortId(0)),
+            batch: Some(Box::new(Batch::new(PortId(0)))),
             tally: Tally::default(),
             sink: config.events.clone(),
             spin: config.spin,
@@ -195,6 +196,17 @@ impl<S: Stage> Worker<S> {
 
     /// Receives and handles one batch of a port; false when it has no more.
     fn service(&mut self, port: PortId) -> bool {
+        // It is put back below; a panic in between ends the worker.
+        let Some(mut batch) = self.batch.take() else {
+            return false;
+        };
+        let more = self.receive(port, &mut batch);
+        batch.clear();
+        self.batch = Some(batch);
+        more
+    }
+
+    fn receive(&mut self, port: PortId, batch: &mut Batch) -> bool {
         let Some(slot) = self
             .out
             .slots
@@ -207,14 +219,14 @@ impl<S: Stage> Worker<S> {
             slot.active = false;
             return false;
         };
-        self.batch.ingress = port;
-        let state = io.recv(&mut self.batch, &mut self.tally);
+        batch.ingress = port;
+        let state = io.recv(batch, &mut self.tally);
         slot.counters.add_rx(&mut self.tally);
         let admin_down = slot.link == LinkState::AdminDown;
-        if matches!(slot.link, LinkState::Down(_)) && !self.batch.is_empty() {
+        if matches!(slot.link, LinkState::Down(_)) && !batch.is_empty() {
             self.link_up(port);
         }
-        for e in &mut self.batch.entries {
+        for e in &mut batch.entries {
             match wire::parse(e.frame.head(), e.frame.len()) {
                 Some(m) => e.meta = m,
                 None => e.verdict = Verdict::Drop(DropReason::Runt),
@@ -223,9 +235,9 @@ impl<S: Stage> Worker<S> {
                 e.verdict = Verdict::Drop(DropReason::PortDown);
             }
         }
-        if !self.batch.is_empty() {
-            self.stage.run(&mut self.cx, &mut self.batch);
-            self.dispatch();
+        if !batch.is_empty() {
+            self.stage.run(&mut self.cx, batch);
+            self.dispatch(batch);
         }
         self.finish_call();
         let more = match state {
@@ -243,29 +255,13 @@ impl<S: Stage> Worker<S> {
     }
 
     /// Sends every frame of the batch where its verdict says.
-    fn dispatch(&mut self) {
-        let from = self.batch.ingress;
-        let mut entries = std::mem::take(&mut self.batch.entries);
-        for e in entries.drain(..) {
+    fn dispatch(&mut self, batch: &mut Batch) {
+        let from = batch.ingress;
+        for e in batch.entries.drain(..) {
             match e.verdict {
                 Verdict::Forward(to) => self.output(from, to, e.frame, &e.meta),
                 Verdict::Hairpin => self.output(from, from, e.frame, &e.meta),
-                Verdict::Flood(set) => {
-                    let (first, last) = (set.start as usize, (set.start + set.len) as usize);
-                    if set.len == 0 {
-                        self.count_drop(from, DropReason::NoDestination);
-                        continue;
-                    }
-                    for i in first..last - 1 {
-                        let to = self.cx.flood[i];
-                        if let Some(slot) = self.out.slot(to) {
-                            slot.counters.copied.add(1);
-                            self.output(from, to, e.frame.duplicate(), &e.meta);
-                        }
-                    }
-                    let to = self.cx.flood[last - 1];
-                    self.output(from, to, e.frame, &e.meta);
-                }
+                Verdict::Flood(set) => self.flood(from, set, e.frame, &e.meta),
                 Verdict::Drop(why) => self.count_drop(from, why),
                 Verdict::Held => {}
                 Verdict::Next | Verdict::Gateway => {
@@ -274,6 +270,24 @@ impl<S: Stage> Worker<S> {
             }
         }
         self.cx.flood.clear();
+    }
+
+    /// Sends a copy of the frame out of every port of the set.
+    fn flood(&mut self, from: PortId, set: FloodSet, frame: frame::Frame, meta: &wire::Meta) {
+        let (first, last) = (set.start as usize, (set.start + set.len) as usize);
+        if set.len == 0 {
+            self.count_drop(from, DropReason::NoDestination);
+            return;
+        }
+        for i in first..last - 1 {
+            let to = self.cx.flood[i];
+            if let Some(slot) = self.out.slot(to) {
+                slot.counters.copied.add(1);
+                self.output(from, to, frame.duplicate(), meta);
+            }
+        }
+        let to = self.cx.flood[last - 1];
+        self.output(from, to, frame, meta);
     }
 
     fn count_drop(&mut self, port: PortId, why: DropReason) {

@@ -1,0 +1,106 @@
+//! An interface of the gateway: its place in a network, with MAC and addresses.
+
+use super::route::contains;
+use std::net::{IpAddr, Ipv6Addr};
+use vswitch_core::bridge::NetworkId;
+use vswitch_core::wire::MacAddr;
+
+/// How the gateway stands in a network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InterfaceConfig {
+    /// The network.
+    pub network: NetworkId,
+    /// Its VLAN; 0 in networks that aren't VLAN aware.
+    pub vid: u16,
+    /// MAC address.
+    pub mac: MacAddr,
+    /// Addresses with the lengths of their prefixes.
+    pub addresses: Vec<(IpAddr, u8)>,
+    /// Largest packet (L3 length, bytes).
+    pub mtu: u32,
+}
+
+/// An interface as the data path uses it.
+#[derive(Debug)]
+pub(crate) struct Interface {
+    pub(crate) config: InterfaceConfig,
+    /// fe80::/64 address made of the MAC (RFC 4291 appendix A).
+    pub(crate) link_local: Ipv6Addr,
+}
+
+impl Interface {
+    pub(crate) fn new(config: InterfaceConfig) -> Interface {
+        let [a, b, c, d, e, f] = config.mac.0;
+        let id = [a ^ 2, b, c, 0xff, 0xfe, d, e, f];
+        let link_local = Ipv6Addr::from((0xfe80u128 << 112) | u128::from(u64::from_be_bytes(id)));
+        Interface { config, link_local }
+    }
+
+    /// Whether the address is one of the interface's own.
+    pub(crate) fn has(&self, ip: IpAddr) -> bool {
+        ip == IpAddr::V6(self.link_local) || self.config.addresses.iter().any(|(a, _)| *a == ip)
+    }
+
+    /// Whether the address is in one of the interface's prefixes.
+    pub(crate) fn on_link(&self, ip: IpAddr) -> bool {
+        let link_local = matches!(ip, IpAddr::V6(a) if a.segments()[0] & 0xffc0 == 0xfe80);
+        link_local || self.config.addresses.iter().any(|p| contains(*p, ip))
+    }
+
+    /// The address to speak to `to` from: one of the same prefix, else the first of the family.
+    pub(crate) fn source_for(&self, to: IpAddr) -> Option<IpAddr> {
+        let own = &self.config.addresses;
+        let same = own.iter().find(|p| contains(**p, to));
+        if same.is_none()
+            && let IpAddr::V6(a) = to
+            && a.segments()[0] & 0xffc0 == 0xfe80
+        {
+            return Some(self.link_local.into());
+        }
+        same.or_else(|| own.iter().find(|(a, _)| a.is_ipv4() == to.is_ipv4()))
+            .map(|(a, _)| *a)
+            .or_else(|| to.is_ipv6().then_some(self.link_local.into()))
+    }
+
+    /// Whether the address is the broadcast or network address of one of the prefixes (RFC 1122 3.2.1.3).
+    pub(crate) fn is_broadcast(&self, ip: IpAddr) -> bool {
+        let IpAddr::V4(ip) = ip else { return false };
+        ip.is_broadcast()
+            || self.config.addresses.iter().any(|(a, len)| match a {
+                IpAddr::V4(a) if *len < 31 => {
+                    let host = u32::MAX >> len;
+                    let bits = u32::from(ip) & host;
+                    contains((IpAddr::V4(*a), *len), ip.into()) && (bits == host || bits == 0)
+                }
+                _ => false,
+            })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(s: &str) -> IpAddr {
+        s.parse().expect("an address")
+    }
+
+    #[test]
+    fn addresses_of_an_interface() {
+        let i = Interface::new(InterfaceConfig {
+            network: NetworkId(0),
+            vid: 0,
+            mac: MacAddr([2, 0, 0, 0, 0, 0xfe]),
+            addresses: vec![(ip("192.0.2.1"), 25), (ip("2001:db8::1"), 64)],
+            mtu: 1500,
+        });
+        assert_eq!(IpAddr::V6(i.link_local), ip("fe80::ff:fe00:fe"));
+        assert!(i.has(ip("fe80::ff:fe00:fe")) && i.has(ip("192.0.2.1")));
+        assert!(i.on_link(ip("192.0.2.100")) && !i.on_link(ip("192.0.2.200")));
+        assert!(i.is_broadcast(ip("192.0.2.127")) && i.is_broadcast(ip("192.0.2.0")));
+        assert!(!i.is_broadcast(ip("192.0.2.255")) && i.is_broadcast(ip("255.255.255.255")));
+        assert_eq!(i.source_for(ip("203.0.113.1")), Some(ip("192.0.2.1")));
+        assert_eq!(i.source_for(ip("fe80::9")), Some(ip("fe80::ff:fe00:fe")));
+        assert_eq!(i.source_for(ip("2001:db8:1::9")), Some(ip("2001:db8::1")));
+    }
+}

@@ -1,0 +1,52 @@
+//! The stages of a worker, composed: bridge, then gateway.
+
+use crate::gateway::Gateway;
+use vswitch_core::bridge::Bridge;
+use vswitch_core::clock::Nanos;
+use vswitch_core::frame::{Batch, DropReason, Frame};
+use vswitch_core::port::PortId;
+use vswitch_core::wire::Meta;
+use vswitch_core::worker::{Cx, Stage, Sync};
+
+/// What a worker runs over every batch. The gateway isn't a stage beside the bridge but behind it, because what it routes goes
+/// through the bridge once more.
+#[derive(Debug, Default)]
+pub struct Pipeline {
+    /// Layer 2.
+    pub bridge: Bridge,
+    /// Layer 3, for networks that have a gateway.
+    pub gateway: Gateway,
+}
+
+impl Stage for Pipeline {
+    fn run(&mut self, cx: &mut Cx, batch: &mut Batch) {
+        self.bridge.run(cx, batch);
+        if self.gateway.is_on() {
+            self.gateway.run(cx, &mut self.bridge, batch);
+        }
+    }
+
+    fn egress(
+        &mut self,
+        cx: &mut Cx,
+        from: PortId,
+        to: PortId,
+        frame: &mut Frame,
+        meta: &Meta,
+    ) -> Result<(), DropReason> {
+        self.bridge.egress(cx, from, to, frame, meta)
+    }
+
+    fn tick(&mut self, cx: &mut Cx) -> Nanos {
+        let next = self.bridge.tick(cx);
+        next.min(self.gateway.tick(cx, &mut self.bridge))
+    }
+
+    fn link_changed(&mut self, cx: &mut Cx, port: PortId, up: bool) {
+        self.bridge.link_changed(cx, port, up);
+    }
+
+    fn sync(&mut self, cx: &mut Cx, news: &Sync) {
+        self.bridge.sync(cx, news);
+    }
+}
