@@ -29,7 +29,7 @@ use vswitch_core::bridge::{Bridge, NetworkId};
 use vswitch_core::clock::Nanos;
 use vswitch_core::frame::{Batch, DropReason, Entry, Frame, Verdict};
 use vswitch_core::stats::PortCounters;
-use vswitch_core::wire::{L3, L4, MacAddr, Meta};
+use vswitch_core::wire::{L3, MacAddr, Meta};
 use vswitch_core::worker::{Cx, Origin};
 
 /// The router as it is to be.
@@ -144,18 +144,26 @@ impl Gateway {
         let Some(vid) = self.interface(network).map(|i| i.config.vid) else {
             return;
         };
+        let ours = cx.worker.0 == 0;
         for e in &mut batch.entries {
             match e.verdict {
-                Verdict::Gateway => {
+                Verdict::Gateway if ours => {
                     e.verdict = match self.for_us(cx, bridge, network, e) {
                         Ok(verdict) => verdict,
                         Err(why) => Verdict::Drop(why),
                     };
                 }
                 Verdict::Flood(_) if e.meta.dst.is_group() && e.meta.vid == vid => {
-                    if self.overhear(cx, bridge, network, e) {
-                        e.verdict = Verdict::Drop(DropReason::Consumed);
-                    }
+                    e.verdict = if !ours {
+                        match self.asks_us(network, e) {
+                            true => Verdict::Gateway,
+                            false => e.verdict,
+                        }
+                    } else if self.overhear(cx, bridge, network, e) {
+                        Verdict::Drop(DropReason::Consumed)
+                    } else {
+                        e.verdict
+                    };
                 }
                 _ => {}
             }
@@ -207,6 +215,12 @@ impl Gateway {
         }
     }
 
+    /// Whether it is an ARP or ND request for one of our addresses.
+    fn asks_us(&self, network: NetworkId, e: &Entry) -> bool {
+        let own = self.interface(network);
+        resolve::read(e).is_some_and(|m| m.asks && own.is_some_and(|i| i.has(m.target)))
+    }
+
     /// Learns from an ARP or ND message, and answers it; true if it was for us alone.
     fn overhear(
         &mut self,
@@ -215,12 +229,7 @@ impl Gateway {
         network: NetworkId,
         e: &Entry,
     ) -> bool {
-        let message = match (e.meta.l3, e.meta.l4) {
-            (L3::Arp, _) => resolve::read_arp(e.frame.head(), &e.meta),
-            (L3::V6, L4::Icmp6) => resolve::read_nd(&e.frame, &e.meta),
-            _ => None,
-        };
-        message.is_some_and(|m| self.heard(cx, bridge, network, m, &e.meta))
+        resolve::read(e).is_some_and(|m| self.heard(cx, bridge, network, m, &e.meta))
     }
 
     fn heard(

@@ -9,7 +9,6 @@
 //!
 //! The table is bounded; when full, the entry unused for longest of a few looked at makes room.
 
-use arrayvec::ArrayVec;
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use std::net::IpAddr;
@@ -39,7 +38,7 @@ type Key = (NetworkId, IpAddr);
 #[derive(Debug)]
 enum State {
     /// Asked for, with what waits.
-    Incomplete(ArrayVec<Frame, HELD>),
+    Incomplete(Vec<Frame>),
     /// Known. `tries` requests were sent since it went stale.
     Known(MacAddr),
     /// Didn't answer.
@@ -72,7 +71,7 @@ pub(crate) enum Due {
     /// Ask for the address again; its MAC if it is known and to be asked itself.
     Ask(NetworkId, IpAddr, Option<MacAddr>),
     /// It doesn't answer: these frames can't be sent.
-    Failed(NetworkId, IpAddr, ArrayVec<Frame, HELD>),
+    Failed(NetworkId, IpAddr, Vec<Frame>),
 }
 
 /// The table of neighbours.
@@ -112,7 +111,7 @@ impl Neighbours {
                 State::Incomplete(_) => Resolved::Pending { ask: false },
                 State::Unreachable if now < n.due => Resolved::Unreachable,
                 State::Unreachable => {
-                    n.state = State::Incomplete(ArrayVec::new());
+                    n.state = State::Incomplete(Vec::new());
                     n.tries = 1;
                     n.due = now.after(RETRANS);
                     self.waiting.push(key);
@@ -124,7 +123,7 @@ impl Neighbours {
         self.table.insert(
             key,
             Neighbour {
-                state: State::Incomplete(ArrayVec::new()),
+                state: State::Incomplete(Vec::new()),
                 due: now.after(RETRANS),
                 tries: 1,
                 used: now,
@@ -145,7 +144,10 @@ impl Neighbours {
             Some(Neighbour {
                 state: State::Incomplete(held),
                 ..
-            }) => held.try_push(frame).map_err(|e| e.element()),
+            }) if held.len() < HELD => {
+                held.push(frame);
+                Ok(())
+            }
             _ => Err(frame),
         }
     }
@@ -158,14 +160,14 @@ impl Neighbours {
         ip: IpAddr,
         mac: MacAddr,
         learn: bool,
-    ) -> ArrayVec<Frame, HELD> {
+    ) -> Vec<Frame> {
         let key = (network, ip);
         if let Some(n) = self.table.get_mut(&key) {
             n.due = now.after(REACHABLE);
             n.tries = 0;
             return match std::mem::replace(&mut n.state, State::Known(mac)) {
                 State::Incomplete(held) => held,
-                _ => ArrayVec::new(),
+                _ => Vec::new(),
             };
         }
         if learn {
@@ -180,7 +182,7 @@ impl Neighbours {
                 },
             );
         }
-        ArrayVec::new()
+        Vec::new()
     }
 
     fn make_room(&mut self) {
@@ -199,17 +201,6 @@ impl Neighbours {
         if let Some(key) = victim {
             self.table.remove(&key);
         }
-    }
-
-    /// Whether the address is known.
-    pub(crate) fn is_known(&self, network: NetworkId, ip: IpAddr) -> bool {
-        matches!(
-            self.table.get(&(network, ip)),
-            Some(Neighbour {
-                state: State::Known(_),
-                ..
-            })
-        )
     }
 
     /// Requests to repeat and addresses to give up; returns when to be called again.
@@ -254,7 +245,7 @@ impl Neighbours {
         self.table.retain(|(n, _), neighbour| {
             let stays = network.is_some_and(|gone| gone != *n);
             if !stays && let State::Incomplete(frames) = &mut neighbour.state {
-                held.extend(frames.drain(..));
+                held.append(frames);
             }
             stays
         });
@@ -322,7 +313,8 @@ mod tests {
             }
         );
         assert!(n.heard(at(0), NET, ip(2), MAC, false).is_empty());
-        assert!(!n.is_known(NET, ip(2)), "nobody asked");
+        let pending = Resolved::Pending { ask: true };
+        assert_eq!(n.resolve(at(1), NET, ip(2)), pending, "nobody asked");
     }
 
     #[test]

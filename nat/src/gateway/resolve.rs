@@ -4,8 +4,8 @@
 //! of sound length. Anything else is ignored, as both ask.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use vswitch_core::frame::Frame;
-use vswitch_core::wire::{L4, MacAddr, Meta, csum};
+use vswitch_core::frame::{Entry, Frame};
+use vswitch_core::wire::{L3, L4, MacAddr, Meta, csum};
 
 const ARP_REQUEST: u16 = 1;
 const ARP_REPLY: u16 = 2;
@@ -28,8 +28,17 @@ pub(crate) struct Message {
     pub(crate) target: IpAddr,
 }
 
+/// Reads an ARP or ND message.
+pub(crate) fn read(e: &Entry) -> Option<Message> {
+    match (e.meta.l3, e.meta.l4) {
+        (L3::Arp, _) => read_arp(e.frame.head(), &e.meta),
+        (L3::V6, L4::Icmp6) => read_nd(&e.frame, &e.meta),
+        _ => None,
+    }
+}
+
 /// Reads an ARP message; the parser has checked its length and types.
-pub(crate) fn read_arp(head: &[u8], meta: &Meta) -> Option<Message> {
+fn read_arp(head: &[u8], meta: &Meta) -> Option<Message> {
     let at = usize::from(meta.l3_off);
     let body = head.get(at..at + 28)?;
     let op = u16::from_be_bytes(*body.get(6..)?.first_chunk()?);
@@ -48,7 +57,7 @@ pub(crate) fn read_arp(head: &[u8], meta: &Meta) -> Option<Message> {
 }
 
 /// Reads a neighbour solicitation or advertisement.
-pub(crate) fn read_nd(frame: &Frame, meta: &Meta) -> Option<Message> {
+fn read_nd(frame: &Frame, meta: &Meta) -> Option<Message> {
     let head = frame.head();
     let (l3, l4) = (usize::from(meta.l3_off), usize::from(meta.l4_off));
     let end = meta.l3_end as usize;

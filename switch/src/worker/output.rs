@@ -55,6 +55,8 @@ pub(super) struct Slot {
 #[derive(Debug)]
 pub(super) enum Inbound {
     Frame(PortId, Frame),
+    /// A frame received by this port that is for the gateway.
+    Gateway(PortId, Frame),
     News(super::Sync),
 }
 

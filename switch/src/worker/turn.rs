@@ -1,11 +1,11 @@
 //! The turn.
 
 use super::handle::{Command, WAKE_TOKEN};
-use super::output::{Inbound, Outputs, Peer, Slot};
-use super::{Cx, Event, EventSink, LinkState, PortSetup, Stage, WorkerConfig};
+use super::output::{Inbound, Outputs, Peer};
+use super::{Cx, EventSink, LinkState, Stage, WorkerConfig};
 use crate::clock::{Clock, Nanos};
 use crate::frame::{self, Batch, DropReason, FloodSet, Verdict};
-use crate::port::{PortFault, PortId, RxState};
+use crate::port::{PortId, RxState};
 use crate::stats::Tally;
 use crate::wire;
 use crossbeam_channel::Receiver;
@@ -30,18 +30,18 @@ pub struct Worker<S: Stage> {
     /// The stages' context, for commands that emit or report.
     pub cx: Cx,
     clock: Clock,
-    poll: mio::Poll,
+    pub(super) poll: mio::Poll,
     events: mio::Events,
     commands: Receiver<Command<S>>,
-    out: Outputs,
+    pub(super) out: Outputs,
     own: Peer,
-    active: Vec<PortId>,
+    pub(super) active: Vec<PortId>,
     /// Boxed, so that taking it out while its frames are dispatched moves a pointer.
     batch: Option<Box<Batch>>,
     tally: Tally,
     sink: EventSink,
     spin: Duration,
-    next_tick: Nanos,
+    pub(super) next_tick: Nanos,
     last_work: Nanos,
     trimmed: bool,
     stopping: bool,
@@ -201,7 +201,6 @@ impl<S: Stage> Worker<S> {
             return false;
         };
         let more = self.receive(port, &mut batch);
-        batch.clear();
         self.batch = Some(batch);
         more
     }
@@ -226,19 +225,12 @@ impl<S: Stage> Worker<S> {
         if matches!(slot.link, LinkState::Down(_)) && !batch.is_empty() {
             self.link_up(port);
         }
-        for e in &mut batch.entries {
-            match wire::parse(e.frame.head(), e.frame.len()) {
-                Some(m) => e.meta = m,
-                None => e.verdict = Verdict::Drop(DropReason::Runt),
-            }
-            if admin_down {
-                e.verdict = Verdict::Drop(DropReason::PortDown);
+        if admin_down {
+            for _ in batch.entries.drain(..) {
+                self.count_drop(port, DropReason::PortDown);
             }
         }
-        if !batch.is_empty() {
-            self.stage.run(&mut self.cx, batch);
-            self.dispatch(batch);
-        }
+        self.process(batch);
         self.finish_call();
         let more = match state {
             Ok(RxState::More) => true,
@@ -264,9 +256,8 @@ impl<S: Stage> Worker<S> {
                 Verdict::Flood(set) => self.flood(from, set, e.frame, &e.meta),
                 Verdict::Drop(why) => self.count_drop(from, why),
                 Verdict::Held => {}
-                Verdict::Next | Verdict::Gateway => {
-                    self.count_drop(from, DropReason::NoDestination);
-                }
+                Verdict::Gateway => self.hand_to_gateway(from, e.frame),
+                Verdict::Next => self.count_drop(from, DropReason::NoDestination),
             }
         }
         self.cx.flood.clear();
@@ -332,19 +323,58 @@ impl<S: Stage> Worker<S> {
         }
     }
 
+    /// Gives a frame for the gateway to the worker that has it.
+    fn hand_to_gateway(&mut self, from: PortId, frame: frame::Frame) {
+        let Some(peer) = self.out.peers.first().and_then(Option::as_ref) else {
+            return self.count_drop(from, DropReason::NoDestination);
+        };
+        let full = peer.inbox.push(Inbound::Gateway(from, frame)).is_err();
+        peer.waker.wake();
+        if full {
+            self.count_drop(from, DropReason::HandoffFull);
+        }
+    }
+
     fn drain_inbox(&mut self) {
         let mut any = false;
+        let Some(mut batch) = self.batch.take() else {
+            return;
+        };
         for _ in 0..INBOX_BUDGET {
             match self.own.inbox.pop() {
                 Some(Inbound::Frame(to, frame)) => self.out.enqueue(to, frame),
                 Some(Inbound::News(n)) => self.stage.sync(&mut self.cx, &n),
+                Some(Inbound::Gateway(from, frame)) => {
+                    if batch.ingress != from || batch.is_full() {
+                        self.process(&mut batch);
+                        batch.ingress = from;
+                    }
+                    let _ = batch.push(frame);
+                }
                 None => break,
             }
             any = true;
         }
+        self.process(&mut batch);
+        self.batch = Some(batch);
         if any {
             self.finish_call();
         }
+    }
+
+    /// Runs the stages over a batch and sends its frames.
+    fn process(&mut self, batch: &mut Batch) {
+        if !batch.is_empty() {
+            for e in &mut batch.entries {
+                match wire::parse(e.frame.head(), e.frame.len()) {
+                    Some(m) => e.meta = m,
+                    None => e.verdict = Verdict::Drop(DropReason::Runt),
+                }
+            }
+            self.stage.run(&mut self.cx, batch);
+            self.dispatch(batch);
+        }
+        batch.clear();
     }
 
     fn flush(&mut self, port: PortId) {
@@ -416,169 +446,6 @@ impl<S: Stage> Worker<S> {
         }
         self.next_tick = self.next_tick.min(next);
         self.finish_call();
-    }
-
-    /// Has stages and ports ticked soon, e.g. after a command that set a timer.
-    pub fn wake_timers(&mut self) {
-        self.next_tick = Nanos(0);
-    }
-
-    fn register(&mut self, port: PortId) {
-        let Some(slot) = self
-            .out
-            .slots
-            .get_mut(port.index())
-            .and_then(Option::as_mut)
-        else {
-            return;
-        };
-        let Some(fd) = slot.io.as_ref().and_then(|io| io.ready_fd()) else {
-            return;
-        };
-        let raw = fd.as_raw_fd();
-        slot.write_armed = false;
-        let registry = self.poll.registry();
-        if registry
-            .register(&mut SourceFd(&raw), Token(port.index()), Interest::READABLE)
-            .is_err()
-        {
-            let _ =
-                registry.reregister(&mut SourceFd(&raw), Token(port.index()), Interest::READABLE);
-        }
-        // Edge triggered: what came before registering makes no event.
-        if !slot.active {
-            slot.active = true;
-            self.active.push(port);
-        }
-    }
-
-    /// Begins to serve a port. A port of the same id is removed first.
-    pub fn add_port(&mut self, id: PortId, setup: PortSetup) {
-        self.remove_port(id);
-        if self.out.slots.len() <= id.index() {
-            self.out.slots.resize_with(id.index() + 1, || None);
-        }
-        let up = setup.admin_up;
-        let mut slot = Slot::new(setup);
-        if let Some(io) = &mut slot.io {
-            io.set_carrier(up);
-        }
-        self.out.slots[id.index()] = Some(slot);
-        self.register(id);
-        self.wake_timers();
-        if up {
-            self.stage.link_changed(&mut self.cx, id, true);
-        }
-    }
-
-    /// Ends serving a port; what waits in its queue is dropped and counted, its fd is closed.
-    pub fn remove_port(&mut self, id: PortId) {
-        let Some(Some(mut slot)) = self.out.slots.get_mut(id.index()).map(Option::take) else {
-            return;
-        };
-        slot.txq.clear(DropReason::Shutdown);
-        slot.counters.add_tx(&mut slot.txq.tally);
-        slot.counters.held.set(0);
-        self.deregister(&slot);
-        self.active.retain(|p| *p != id);
-        self.stage.link_changed(&mut self.cx, id, false);
-    }
-
-    fn deregister(&self, slot: &Slot) {
-        if let Some(fd) = slot.io.as_ref().and_then(|io| io.ready_fd()) {
-            let _ = self
-                .poll
-                .registry()
-                .deregister(&mut SourceFd(&fd.as_raw_fd()));
-        }
-    }
-
-    /// Sets a port up or down by configuration.
-    pub fn set_admin(&mut self, id: PortId, up: bool) {
-        let Some(slot) = self.out.slot(id) else {
-            return;
-        };
-        if up == (slot.link != LinkState::AdminDown) {
-            return;
-        }
-        slot.link = if up {
-            LinkState::Up
-        } else {
-            LinkState::AdminDown
-        };
-        slot.txq.clear(DropReason::PortDown);
-        if let Some(io) = &mut slot.io {
-            io.set_carrier(up);
-        }
-        self.stage.link_changed(&mut self.cx, id, up);
-    }
-
-    /// Sets a port's MTU (L3 length, bytes).
-    pub fn set_mtu(&mut self, id: PortId, mtu: u32) {
-        if let Some(slot) = self.out.slot(id) {
-            slot.mtu = mtu;
-        }
-    }
-
-    /// Link state of a port; `None` if this worker doesn't know it.
-    pub fn link(&mut self, id: PortId) -> Option<LinkState> {
-        self.out.slot(id).map(|s| s.link.clone())
-    }
-
-    /// Takes a port down for a reason found elsewhere (its container died).
-    pub fn fail_port(&mut self, id: PortId, fault: &PortFault) {
-        self.link_down(id, fault);
-    }
-
-    fn link_down(&mut self, port: PortId, fault: &PortFault) {
-        let Some(slot) = self
-            .out
-            .slots
-            .get_mut(port.index())
-            .and_then(Option::as_mut)
-        else {
-            return;
-        };
-        slot.txq.clear(DropReason::PortDown);
-        slot.counters.add_tx(&mut slot.txq.tally);
-        slot.counters.held.set(0);
-        let was = std::mem::replace(&mut slot.link, LinkState::Down(fault.clone()));
-        slot.next_tick = Some(Nanos(0));
-        if fault.is_final() {
-            if let Some(fd) = slot.io.as_ref().and_then(|io| io.ready_fd()) {
-                let _ = self
-                    .poll
-                    .registry()
-                    .deregister(&mut SourceFd(&fd.as_raw_fd()));
-            }
-            slot.io = None;
-            slot.owner = self.cx.worker.0;
-        }
-        self.next_tick = Nanos(0);
-        // An interface goes down before it is deleted: that it is gone for good is news again.
-        let is_final = fault.is_final();
-        let was_final = matches!(&was, LinkState::Down(f) if f.is_final());
-        if was == LinkState::Up || (is_final && !was_final) {
-            self.cx.event(Event::PortDown {
-                port,
-                reason: fault.to_string(),
-                is_final,
-            });
-        }
-        if was == LinkState::Up {
-            self.stage.link_changed(&mut self.cx, port, false);
-        }
-    }
-
-    fn link_up(&mut self, port: PortId) {
-        let Some(slot) = self.out.slot(port) else {
-            return;
-        };
-        if matches!(slot.link, LinkState::Down(_)) {
-            slot.link = LinkState::Up;
-            self.cx.event(Event::PortUp { port });
-            self.stage.link_changed(&mut self.cx, port, true);
-        }
     }
 
     pub(super) fn stop(&mut self) {

@@ -1,0 +1,175 @@
+//! The ports of a worker as the control plane and the kernel change them: added, removed, up, down.
+
+use super::output::Slot;
+use super::{Event, LinkState, PortSetup, Stage, Worker};
+use crate::clock::Nanos;
+use crate::frame::DropReason;
+use crate::port::{PortFault, PortId};
+use mio::unix::SourceFd;
+use mio::{Interest, Token};
+use std::os::fd::AsRawFd;
+
+impl<S: Stage> Worker<S> {
+    /// Has stages and ports ticked soon, e.g. after a command that set a timer.
+    pub fn wake_timers(&mut self) {
+        self.next_tick = Nanos(0);
+    }
+
+    pub(super) fn register(&mut self, port: PortId) {
+        let Some(slot) = self
+            .out
+            .slots
+            .get_mut(port.index())
+            .and_then(Option::as_mut)
+        else {
+            return;
+        };
+        let Some(fd) = slot.io.as_ref().and_then(|io| io.ready_fd()) else {
+            return;
+        };
+        let raw = fd.as_raw_fd();
+        slot.write_armed = false;
+        let registry = self.poll.registry();
+        if registry
+            .register(&mut SourceFd(&raw), Token(port.index()), Interest::READABLE)
+            .is_err()
+        {
+            let _ =
+                registry.reregister(&mut SourceFd(&raw), Token(port.index()), Interest::READABLE);
+        }
+        // Edge triggered: what came before registering makes no event.
+        if !slot.active {
+            slot.active = true;
+            self.active.push(port);
+        }
+    }
+
+    /// Begins to serve a port. A port of the same id is removed first.
+    pub fn add_port(&mut self, id: PortId, setup: PortSetup) {
+        self.remove_port(id);
+        if self.out.slots.len() <= id.index() {
+            self.out.slots.resize_with(id.index() + 1, || None);
+        }
+        let up = setup.admin_up;
+        let mut slot = Slot::new(setup);
+        if let Some(io) = &mut slot.io {
+            io.set_carrier(up);
+        }
+        self.out.slots[id.index()] = Some(slot);
+        self.register(id);
+        self.wake_timers();
+        if up {
+            self.stage.link_changed(&mut self.cx, id, true);
+        }
+    }
+
+    /// Ends serving a port; what waits in its queue is dropped and counted, its fd is closed.
+    pub fn remove_port(&mut self, id: PortId) {
+        let Some(Some(mut slot)) = self.out.slots.get_mut(id.index()).map(Option::take) else {
+            return;
+        };
+        slot.txq.clear(DropReason::Shutdown);
+        slot.counters.add_tx(&mut slot.txq.tally);
+        slot.counters.held.set(0);
+        self.deregister(&slot);
+        self.active.retain(|p| *p != id);
+        self.stage.link_changed(&mut self.cx, id, false);
+    }
+
+    fn deregister(&self, slot: &Slot) {
+        if let Some(fd) = slot.io.as_ref().and_then(|io| io.ready_fd()) {
+            let _ = self
+                .poll
+                .registry()
+                .deregister(&mut SourceFd(&fd.as_raw_fd()));
+        }
+    }
+
+    /// Sets a port up or down by configuration.
+    pub fn set_admin(&mut self, id: PortId, up: bool) {
+        let Some(slot) = self.out.slot(id) else {
+            return;
+        };
+        if up == (slot.link != LinkState::AdminDown) {
+            return;
+        }
+        slot.link = if up {
+            LinkState::Up
+        } else {
+            LinkState::AdminDown
+        };
+        slot.txq.clear(DropReason::PortDown);
+        if let Some(io) = &mut slot.io {
+            io.set_carrier(up);
+        }
+        self.stage.link_changed(&mut self.cx, id, up);
+    }
+
+    /// Sets a port's MTU (L3 length, bytes).
+    pub fn set_mtu(&mut self, id: PortId, mtu: u32) {
+        if let Some(slot) = self.out.slot(id) {
+            slot.mtu = mtu;
+        }
+    }
+
+    /// Link state of a port; `None` if this worker doesn't know it.
+    pub fn link(&mut self, id: PortId) -> Option<LinkState> {
+        self.out.slot(id).map(|s| s.link.clone())
+    }
+
+    /// Takes a port down for a reason found elsewhere (its container died).
+    pub fn fail_port(&mut self, id: PortId, fault: &PortFault) {
+        self.link_down(id, fault);
+    }
+
+    pub(super) fn link_down(&mut self, port: PortId, fault: &PortFault) {
+        let Some(slot) = self
+            .out
+            .slots
+            .get_mut(port.index())
+            .and_then(Option::as_mut)
+        else {
+            return;
+        };
+        slot.txq.clear(DropReason::PortDown);
+        slot.counters.add_tx(&mut slot.txq.tally);
+        slot.counters.held.set(0);
+        let was = std::mem::replace(&mut slot.link, LinkState::Down(fault.clone()));
+        slot.next_tick = Some(Nanos(0));
+        if fault.is_final() {
+            if let Some(fd) = slot.io.as_ref().and_then(|io| io.ready_fd()) {
+                let _ = self
+                    .poll
+                    .registry()
+                    .deregister(&mut SourceFd(&fd.as_raw_fd()));
+            }
+            slot.io = None;
+            slot.owner = self.cx.worker.0;
+        }
+        self.next_tick = Nanos(0);
+        // An interface goes down before it is deleted: that it is gone for good is news again.
+        let is_final = fault.is_final();
+        let was_final = matches!(&was, LinkState::Down(f) if f.is_final());
+        if was == LinkState::Up || (is_final && !was_final) {
+            self.cx.event(Event::PortDown {
+                port,
+                reason: fault.to_string(),
+                is_final,
+            });
+        }
+        if was == LinkState::Up {
+            self.stage.link_changed(&mut self.cx, port, false);
+        }
+    }
+
+    pub(super) fn link_up(&mut self, port: PortId) {
+        let Some(slot) = self.out.slot(port) else {
+            return;
+        };
+        if matches!(slot.link, LinkState::Down(_)) {
+            slot.link = LinkState::Up;
+            self.cx.event(Event::PortUp { port });
+            self.stage.link_changed(&mut self.cx, port, true);
+        }
+    }
+}
