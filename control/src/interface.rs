@@ -4,7 +4,7 @@ use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
     NetlinkMessage, NetlinkPayload,
 };
-use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
@@ -117,6 +117,10 @@ fn add_address(index: u32, ip: IpAddr, len: u8) -> io::Result<()> {
     message.header.family = family(ip);
     message.header.prefix_len = len;
     message.header.index = index;
+    // Who hands out addresses sees to it that they are unique: usable at once, without a second of duplicate detection.
+    if ip.is_ipv6() {
+        message.header.flags = AddressHeaderFlags::Nodad;
+    }
     message.attributes.push(AddressAttribute::Local(ip));
     message.attributes.push(AddressAttribute::Address(ip));
     let flags = NLM_F_CREATE | NLM_F_REPLACE;

@@ -5,6 +5,7 @@
 //! that is refused answers with its status and `{"error":{"act","thing","reason","remedy"}}`.
 
 mod answer;
+mod gateway;
 mod networks;
 mod ports;
 mod stream;
@@ -42,6 +43,7 @@ pub(crate) fn router(plane: Shared) -> Router {
         .route("/v1", get(switch::info))
         .route("/v1/", get(switch::info))
         .route("/v1/events", get(switch::events))
+        .route("/v1/gateway/neighbours", get(gateway::neighbours))
         .route("/v1/mirrors", get(switch::mirrors))
         .route(
             "/v1/mirrors/{name}",

@@ -35,6 +35,7 @@ use utoipa::{IntoParams, OpenApi};
         put_topology,
         document,
         metrics,
+        super::gateway::neighbours,
         super::networks::list,
         super::networks::show,
         super::networks::add,

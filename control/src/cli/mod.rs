@@ -6,6 +6,7 @@
 mod attach;
 mod docs;
 mod fdb;
+mod gateway;
 mod mirror;
 mod network;
 mod options;
@@ -70,6 +71,9 @@ enum Command {
     /// Forwarding database: which MAC is where.
     #[command(subcommand)]
     Fdb(fdb::Fdb),
+    /// Gateways: the router's ports in networks.
+    #[command(subcommand)]
+    Gateway(gateway::Gateway),
     /// Write the man pages.
     Man(docs::Man),
     /// Mirror sessions: copies of frames to a port.
@@ -184,6 +188,7 @@ async fn run(s: &Session, command: Command) -> Done {
         Command::Events(c) => watch::run(s, &c).await,
         Command::Export => topology::export(s).await,
         Command::Fdb(c) => fdb::run(s, c).await,
+        Command::Gateway(c) => gateway::run(s, c).await,
         Command::Man(c) => docs::man(&c),
         Command::Mirror(c) => mirror::run(s, c).await,
         Command::Network(c) => network::run(s, c).await,

@@ -23,7 +23,11 @@ pub struct Problem {
 }
 
 impl Problem {
-    fn at(path: &[&str], reason: impl Into<String>, remedy: impl Into<String>) -> Problem {
+    pub(super) fn at(
+        path: &[&str],
+        reason: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Problem {
         Problem {
             path: path.iter().map(|p| (*p).to_owned()).collect(),
             reason: reason.into(),
@@ -49,6 +53,7 @@ impl Topology {
             check_name("networks", name, 64)?;
             network.check(name, self)?;
         }
+        self.check_gateways()?;
         let mut devices = HashMap::new();
         for (name, port) in &self.ports {
             check_name("ports", name, 64)?;
@@ -198,6 +203,14 @@ impl Network {
             if entry.mac.0.is_group() {
                 let reason = format!("{} is a group address", entry.mac);
                 return Err(Problem::at(&path, reason, "pin unicast addresses"));
+            }
+            if self
+                .gateway
+                .as_ref()
+                .is_some_and(|g| g.mac_in(name) == entry.mac.0)
+            {
+                let reason = format!("{} is the gateway's", entry.mac);
+                return Err(Problem::at(&path, reason, "pin another address"));
             }
             let fits = if self.vlan_aware {
                 (1..=4094).contains(&entry.vlan)

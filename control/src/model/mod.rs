@@ -8,10 +8,12 @@ mod bridge;
 mod check;
 mod diff;
 mod file;
+mod gateway;
 
 pub use check::Problem;
 pub use diff::{Change, diff};
 pub use file::{TopologyError, from_toml, to_toml};
+pub use gateway::{Gateway, StaticRoute};
 
 use crate::units::{BitRate, Cidr, FrameRate, Mac, Span, Vlans};
 use serde::{Deserialize, Serialize};
@@ -58,6 +60,9 @@ pub struct Network {
     pub loop_hold: Span,
     /// Static FDB entries.
     pub fdb: Vec<StaticEntry>,
+    /// The router's port in the network.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<Gateway>,
 }
 
 impl Default for Network {
@@ -75,6 +80,7 @@ impl Default for Network {
             loop_interval: Span(c.loop_guard.interval),
             loop_hold: Span(c.loop_guard.hold),
             fdb: Vec::new(),
+            gateway: None,
         }
     }
 }

@@ -67,6 +67,7 @@ impl Plane {
                 self.change_port(name, port)?;
             }
         }
+        self.commit_gateways(&wanted)?;
         self.commit_static(&wanted)?;
         for (name, mirror) in &wanted.mirrors {
             let id = match self.mirrors.get(name) {
@@ -118,6 +119,19 @@ impl Plane {
             }
         }
         Ok(())
+    }
+
+    /// The router, where anything about gateways or networks changes.
+    fn commit_gateways(&self, wanted: &Topology) -> Result<(), Refusal> {
+        let any = |t: &Topology| t.networks.values().any(|n| n.gateway.is_some());
+        if self.desired.networks == wanted.networks || !any(&self.desired) && !any(wanted) {
+            return Ok(());
+        }
+        let config = wanted.to_gateway(|n| self.networks.get(n).copied());
+        self.each(move |w| {
+            let stage = &mut w.stage;
+            stage.gateway.configure(&mut stage.bridge, &config);
+        })
     }
 
     fn change_port(&self, name: &str, port: &Port) -> Result<(), Refusal> {

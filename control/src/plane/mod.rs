@@ -14,7 +14,8 @@ mod commit;
 mod view;
 
 pub use view::{
-    FdbView, Info, MdbView, MirrorView, NetworkView, PortStats, PortView, Rates, Stats, Totals,
+    FdbView, Info, MdbView, MirrorView, NeighbourView, NetworkView, PortStats, PortView, Rates,
+    Stats, Totals,
 };
 
 use crate::events::{Bus, Record};
@@ -69,6 +70,8 @@ pub struct Plane {
     networks: BTreeMap<String, NetworkId>,
     ports: BTreeMap<String, LivePort>,
     mirrors: BTreeMap<String, MirrorId>,
+    /// What gateways hold and drop themselves, by worker.
+    gateway_counters: Vec<Arc<PortCounters>>,
     /// Counters of ports that are gone, so that totals never go back.
     retired: Totals,
     state: Option<StateFile>,
@@ -87,7 +90,9 @@ impl Plane {
         bus: Bus,
         watches: mpsc::UnboundedSender<Watch>,
     ) -> Plane {
+        let counters = |w: &WorkerHandle<Pipeline>| w.call(|w| w.stage.gateway.counters()).ok();
         Plane {
+            gateway_counters: workers.iter().filter_map(counters).collect(),
             workers,
             desired: Topology::default(),
             networks: BTreeMap::new(),

@@ -6,6 +6,7 @@ use crate::refusal::{Kind, Refusal};
 use crate::units::Mac;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use utoipa::ToSchema;
 use vswitch_core::bridge::NetworkId;
@@ -13,6 +14,9 @@ use vswitch_core::bridge::fdb::{Fdb, FdbCursor, FlushFilter};
 use vswitch_core::frame::DropReason;
 use vswitch_core::port::PortId;
 use vswitch_core::stats::{Counter, PortCounters};
+
+/// What stands for the gateway where ports are named; no port can have this name.
+const GATEWAY: &str = "@gateway";
 
 /// Buckets of an FDB looked at between two turns.
 const DUMP_CHUNK: usize = 4096;
@@ -102,6 +106,20 @@ pub struct MdbView {
     pub port: String,
     /// Seconds until it is forgotten.
     pub remaining: u32,
+}
+
+/// A neighbour of a gateway.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct NeighbourView {
+    /// The network it is in.
+    pub network: String,
+    /// Its address.
+    #[schema(value_type = String)]
+    pub address: IpAddr,
+    /// Its MAC address; none while or because it doesn't answer.
+    pub mac: Option<String>,
+    /// Seconds until it is asked for again.
+    pub fresh_for: u64,
 }
 
 /// Frames of the whole switch since its start: received + copied + originated + split = sent + dropped + held.
@@ -288,21 +306,24 @@ impl Plane {
             totals: self.retired,
             ports: Vec::with_capacity(self.ports.len()),
         };
-        for (name, live) in &self.ports {
-            stats.totals.add_counters(&live.counters);
+        let ports = self.ports.iter().map(|(n, l)| (n.as_str(), &l.counters));
+        let gateways = self.desired.networks.values().any(|n| n.gateway.is_some());
+        let gateway = (GATEWAY, &self.gateway_counters);
+        for (name, counters) in ports.chain(gateways.then_some(gateway)) {
+            stats.totals.add_counters(counters);
             let network = self.desired.ports.get(name).map(|p| p.network.clone());
             let sum = |f: fn(&PortCounters) -> &Counter| -> u64 {
-                live.counters.iter().map(|c| f(c).get()).sum()
+                counters.iter().map(|c| f(c).get()).sum()
             };
             let mut drops = BTreeMap::new();
             for r in DropReason::ALL {
-                let n: u64 = live.counters.iter().map(|c| c.dropped(*r)).sum();
+                let n: u64 = counters.iter().map(|c| c.dropped(*r)).sum();
                 if n > 0 {
                     drops.insert(r.as_str().to_owned(), n);
                 }
             }
             stats.ports.push(PortStats {
-                name: name.clone(),
+                name: name.to_owned(),
                 network: network.unwrap_or_default(),
                 rx_frames: sum(|c| &c.rx_frames),
                 rx_bytes: sum(|c| &c.rx_bytes),
@@ -338,9 +359,11 @@ impl Plane {
                     let view = FdbView {
                         mac: e.mac().to_string(),
                         vlan: e.vid(),
-                        port: names
-                            .get(&e.port)
-                            .map_or_else(|| e.port.to_string(), ToString::to_string),
+                        port: match names.get(&e.port) {
+                            _ if e.port == PortId::GATEWAY => GATEWAY.to_owned(),
+                            Some(name) => (*name).clone(),
+                            None => e.port.to_string(),
+                        },
                         age,
                         is_static: e.is_static,
                     };
@@ -353,6 +376,24 @@ impl Plane {
             }
         }
         Ok(found.into_values().collect())
+    }
+
+    /// Neighbours of the gateways.
+    #[must_use]
+    pub fn neighbour_views(&self) -> Vec<NeighbourView> {
+        let Some(worker) = self.workers.first() else {
+            return Vec::new();
+        };
+        let found = worker.call(|w| w.stage.gateway.neighbours(w.cx.now));
+        let mut found = found.unwrap_or_default();
+        found.sort_by_key(|n| (n.network, n.ip));
+        let view = |n: vswitch_nat::gateway::NeighbourEntry| NeighbourView {
+            network: self.network_name(n.network.0),
+            address: n.ip,
+            mac: n.mac.map(|m| m.to_string()),
+            fresh_for: n.fresh_for,
+        };
+        found.into_iter().map(view).collect()
     }
 
     /// Multicast memberships of a network.

@@ -1,0 +1,148 @@
+//! `vswitchctl gateway`: the router's ports in networks.
+
+use super::{CtlError, Done, Session, show};
+use crate::client::escape;
+use crate::plane::{NeighbourView, NetworkView};
+use crate::units::{Cidr, Mac};
+use clap::{Args, Subcommand};
+use serde_json::{Map, Value, json};
+use std::net::IpAddr;
+use std::str::FromStr;
+
+#[derive(Debug, Subcommand)]
+#[command(next_display_order = None)]
+pub(super) enum Gateway {
+    /// Take the gateway of a network away.
+    Del {
+        /// The network.
+        network: String,
+    },
+    /// Show neighbours: which MAC address has an IP address.
+    Neighbours,
+    /// Give a network a gateway, or change it.
+    Set(Box<Set>),
+    /// Show gateways.
+    Show,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Set {
+    /// The network.
+    network: String,
+    /// Addresses with the length of the network's prefix.
+    #[arg(long, value_delimiter = ',', value_name = "ADDRESS/LEN")]
+    addresses: Option<Vec<Cidr>>,
+    /// MAC address [default: made of the network's name].
+    #[arg(long)]
+    mac: Option<Mac>,
+    /// Largest packet sent into the network, in bytes [default: 1500].
+    #[arg(long)]
+    mtu: Option<u32>,
+    /// Routes by routers of the network, as PREFIX=ROUTER, such as 0.0.0.0/0=198.51.100.1.
+    #[arg(long, value_delimiter = ',', value_name = "PREFIX=ROUTER")]
+    route: Option<Vec<RouteArg>>,
+    /// VLAN of the gateway, in a VLAN-aware network [default: 1].
+    #[arg(long)]
+    vlan: Option<u16>,
+}
+
+#[derive(Clone, Debug)]
+struct RouteArg {
+    to: Cidr,
+    via: IpAddr,
+}
+
+impl FromStr for RouteArg {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is not a route: write it like 0.0.0.0/0=198.51.100.1");
+        let (to, via) = text.split_once('=').ok_or_else(wrong)?;
+        Ok(RouteArg {
+            to: to.parse().map_err(|_| wrong())?,
+            via: via.parse().map_err(|_| wrong())?,
+        })
+    }
+}
+
+impl Set {
+    fn patch(&self) -> Map<String, Value> {
+        let mut map = Map::new();
+        let mut put = |key: &str, value: Option<Value>| {
+            if let Some(v) = value {
+                map.insert(key.to_owned(), v);
+            }
+        };
+        put("addresses", self.addresses.as_ref().map(|a| json!(a)));
+        put("mac", self.mac.as_ref().map(|m| json!(m)));
+        put("mtu", self.mtu.map(Value::from));
+        put("vlan", self.vlan.map(Value::from));
+        let route = |r: &RouteArg| json!({"to": r.to, "via": r.via});
+        let routes = self.route.as_ref();
+        put("routes", routes.map(|r| r.iter().map(route).collect()));
+        map
+    }
+}
+
+pub(super) async fn run(s: &Session, command: Gateway) -> Done {
+    let path = |name: &str| format!("/v1/networks/{}", escape(name));
+    match command {
+        Gateway::Del { network } => {
+            let none = json!({"gateway": null});
+            s.client.call("PATCH", &path(&network), Some(&none)).await?;
+            Ok(())
+        }
+        Gateway::Neighbours => {
+            let all: Vec<NeighbourView> = s.client.get("/v1/gateway/neighbours").await?;
+            if s.json {
+                return show::json(&all);
+            }
+            let row = |n: &NeighbourView| {
+                let mac = n.mac.clone().unwrap_or_else(|| "no answer".into());
+                vec![n.network.clone(), n.address.to_string(), mac]
+            };
+            let rows = all.iter().map(row).collect();
+            show::table(&["NETWORK", "ADDRESS", "MAC"], rows, "no neighbours")
+        }
+        Gateway::Set(set) => {
+            let patch = set.patch();
+            if patch.is_empty() {
+                return Err(CtlError::Usage {
+                    act: "changing",
+                    thing: format!("the gateway of `{}`", set.network),
+                    reason: "nothing is named that changes".into(),
+                    remedy: "add --addresses or another option",
+                });
+            }
+            let body = json!({"gateway": patch});
+            let now = s
+                .client
+                .call("PATCH", &path(&set.network), Some(&body))
+                .await?;
+            if s.json { show::json(&now) } else { Ok(()) }
+        }
+        Gateway::Show => {
+            let networks: Vec<NetworkView> = s.client.get("/v1/networks").await?;
+            let with = networks.into_iter().filter(|n| n.config.gateway.is_some());
+            let with: Vec<NetworkView> = with.collect();
+            if s.json {
+                return show::json(&with);
+            }
+            let rows = with.iter().filter_map(row).collect();
+            let head = ["NETWORK", "ADDRESSES", "MAC", "MTU", "ROUTES"];
+            show::table(&head, rows, "no gateways")
+        }
+    }
+}
+
+fn row(n: &NetworkView) -> Option<Vec<String>> {
+    let g = n.config.gateway.as_ref()?;
+    let addresses: Vec<String> = g.addresses.iter().map(ToString::to_string).collect();
+    let routes = g.routes.iter().map(|r| format!("{} by {}", r.to, r.via));
+    Some(vec![
+        n.name.clone(),
+        addresses.join(","),
+        g.mac_in(&n.name).to_string(),
+        g.mtu.to_string(),
+        routes.collect::<Vec<_>>().join(", "),
+    ])
+}

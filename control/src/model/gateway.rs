@@ -1,0 +1,180 @@
+//! A network's gateway: the router's port in it, with addresses, routes and what it does to packets.
+
+use super::check::Problem;
+use super::{Network, Topology};
+use crate::units::{Cidr, Mac};
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+use utoipa::ToSchema;
+use vswitch_core::bridge::NetworkId;
+use vswitch_core::wire::MacAddr;
+use vswitch_nat::gateway::{GatewayConfig, InterfaceConfig, MAX_ROUTES, Route, contains};
+
+/// The gateway of a network. All gateways of a switch are interfaces of one router.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Gateway {
+    /// Its addresses in the network, with the length of the prefix.
+    pub addresses: Vec<Cidr>,
+    /// Its MAC address; made of the network's name by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<Mac>,
+    /// Its VLAN, in VLAN-aware networks; 1 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<u16>,
+    /// Largest packet it sends into the network, in bytes.
+    #[serde(default = "mtu")]
+    pub mtu: u32,
+    /// What lies behind routers of this network.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<StaticRoute>,
+}
+
+fn mtu() -> u32 {
+    1500
+}
+
+/// A route.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StaticRoute {
+    /// The prefix that is reached; `0.0.0.0/0` and `::/0` are all others.
+    pub to: Cidr,
+    /// The router, in the network.
+    #[schema(value_type = String)]
+    pub via: IpAddr,
+}
+
+impl Gateway {
+    /// Its MAC: the one configured, or a locally administered one of the network's name (FNV-1a).
+    #[must_use]
+    pub fn mac_in(&self, network: &str) -> MacAddr {
+        if let Some(m) = &self.mac {
+            return m.0;
+        }
+        let hash = network.bytes().fold(0xcbf2_9ce4_8422_2325, |h: u64, b| {
+            (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
+        });
+        let [.., a, b, c] = hash.to_be_bytes();
+        MacAddr([0x02, b'v', b's', a, b, c])
+    }
+
+    pub(super) fn check(&self, name: &str, network: &Network) -> Result<(), Problem> {
+        let at = |field: &str, reason: String, remedy: &str| {
+            let path = ["networks", name, "gateway", field];
+            Err(Problem::at(&path, reason, remedy))
+        };
+        if self.addresses.is_empty() {
+            let reason = "a gateway needs an address".to_owned();
+            return at("addresses", reason, "set one like 192.0.2.1/24");
+        }
+        for c in &self.addresses {
+            let (ip, len) = c.0;
+            if ip.is_multicast() || ip.is_loopback() || ip.is_unspecified() {
+                let reason = format!("{c} can't be a gateway's address");
+                return at("addresses", reason, "use a unicast address");
+            }
+            if len == 0 {
+                let reason = format!("{c} has a prefix of everything");
+                return at(
+                    "addresses",
+                    reason,
+                    "use the length of the network's prefix, such as /24",
+                );
+            }
+        }
+        if let Some(m) = &self.mac
+            && m.0.is_group()
+        {
+            let reason = format!("{m} is a group address");
+            return at(
+                "mac",
+                reason,
+                "use a unicast address, such as 02:00:00:00:00:01",
+            );
+        }
+        if !(576..=65_535).contains(&self.mtu) {
+            let reason = format!("{} is out of range", self.mtu);
+            return at("mtu", reason, "use 576 to 65535 bytes");
+        }
+        match self.vlan {
+            Some(v) if !network.vlan_aware || !(1..=4094).contains(&v) => {
+                let reason = format!("VLAN {v} can't be");
+                return at("vlan", reason, "use 1 to 4094, in a VLAN-aware network");
+            }
+            _ => {}
+        }
+        if self.routes.len() > MAX_ROUTES {
+            let reason = format!("{} are too many", self.routes.len());
+            return at("routes", reason, "use 4096 routes at most");
+        }
+        for r in &self.routes {
+            if !self.addresses.iter().any(|a| contains(a.0, r.via)) {
+                let reason = format!("{} isn't in a prefix of the gateway's addresses", r.via);
+                return at("routes", reason, "name a router of this network");
+            }
+            if r.to.0.0.is_ipv4() != r.via.is_ipv4() {
+                let reason = format!("{} and {} are of different families", r.to, r.via);
+                return at("routes", reason, "use a router of the prefix's family");
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Topology {
+    /// No two gateways have an address or a prefix in common.
+    pub(super) fn check_gateways(&self) -> Result<(), Problem> {
+        let mut seen: Vec<(&String, &Cidr)> = Vec::new();
+        for (name, network) in &self.networks {
+            let Some(gateway) = &network.gateway else {
+                continue;
+            };
+            gateway.check(name, network)?;
+            for a in &gateway.addresses {
+                let overlap = |b: &Cidr| {
+                    let len = a.0.1.min(b.0.1);
+                    contains((a.0.0, len), b.0.0)
+                };
+                if let Some((other, b)) = seen.iter().find(|(o, b)| *o != name && overlap(b)) {
+                    return Err(Problem::at(
+                        &["networks", name, "gateway", "addresses"],
+                        format!("{a} overlaps with {b} of network `{other}`"),
+                        "give each network a prefix of its own",
+                    ));
+                }
+                seen.push((name, a));
+            }
+        }
+        Ok(())
+    }
+
+    /// The router as the data path knows it.
+    #[must_use]
+    pub fn to_gateway(&self, id: impl Fn(&str) -> Option<NetworkId>) -> GatewayConfig {
+        let mut config = GatewayConfig::default();
+        for (name, network) in &self.networks {
+            let (Some(g), Some(network_id)) = (&network.gateway, id(name)) else {
+                continue;
+            };
+            let vlan = if network.vlan_aware {
+                g.vlan.unwrap_or(1)
+            } else {
+                0
+            };
+            config.interfaces.push(InterfaceConfig {
+                network: network_id,
+                vid: vlan,
+                mac: g.mac_in(name),
+                addresses: g.addresses.iter().map(|c| c.0).collect(),
+                mtu: g.mtu,
+            });
+            config.routes.extend(g.routes.iter().map(|r| Route {
+                to: r.to.0,
+                via: Some(r.via),
+                network: network_id,
+            }));
+        }
+        config
+    }
+}

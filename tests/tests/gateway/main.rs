@@ -1,0 +1,3 @@
+//! The gateway: a router in the switch, with real containers on its networks.
+
+mod routing;
