@@ -4,15 +4,25 @@
 //!
 //! [`Pipeline`] is what a worker runs: the bridge first, then the [`gateway`] on frames that the bridge found to be for it.
 //! Everything here is deterministic: time and randomness are passed in, and nothing but the DNS forwarder's thread does I/O.
-//! A flow's [`rewrite::Rewrite`] is compiled once per direction and applied to its frames.
+//!
+//! The parts stand alone: [`conntrack`] tells which connection a packet belongs to; a flow's [`rewrite::Rewrite`]
+//! is compiled once per direction and applied to its frames; [`icmp_error`] does the same to an error and the packet it
+//! quotes, and [`reply`] makes the gateway's own errors; [`portalloc`] chooses external ports; [`frag`] lets later fragments follow
+//! the first; [`nptv6`] needs no state at all.
 
 pub mod conntrack;
 mod crc32c;
 pub mod endpoint;
+pub mod frag;
 pub mod gateway;
+pub mod hop;
+pub mod icmp_error;
+pub mod nptv6;
 mod pipeline;
+pub mod portalloc;
+pub mod reply;
 pub mod rewrite;
-pub mod segment;
+mod verify;
 
 pub use endpoint::Endpoint;
 pub use pipeline::Pipeline;

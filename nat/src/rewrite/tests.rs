@@ -1,7 +1,7 @@
 //! Rewritten packets against the same packets encoded anew, with the new addresses, by etherparse.
 
 use super::*;
-use crate::segment::{Ttl, clamp_mss, decrement_ttl};
+use crate::hop::{Ttl, clamp_mss, decrement_ttl};
 use etherparse::{PacketBuilder, TcpOptionElement};
 use proptest::prelude::*;
 use std::net::{Ipv4Addr, Ipv6Addr};
