@@ -55,6 +55,10 @@ macro_rules! text_type {
     };
 }
 
+mod endpoint;
+
+pub use endpoint::{BackendAddress, BackendParts, Ports};
+
 text_type!(
     /// A time span. A millisecond is its grain.
     Span(Duration), "a time span", "300s, 500ms, 5m or 1h", "300s"

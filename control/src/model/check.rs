@@ -69,6 +69,11 @@ impl Topology {
                 }
             }
         }
+        for name in self.publish.keys() {
+            check_name("publish", name, 64)?;
+        }
+        self.check_publish()?;
+        self.conntrack.check()?;
         for (name, mirror) in &self.mirrors {
             check_name("mirrors", name, 64)?;
             mirror.check(name, self)?;
@@ -90,7 +95,7 @@ impl Topology {
         Ok(())
     }
 
-    fn known_network(&self, name: &str, path: &[&str]) -> Checked {
+    pub(super) fn known_network(&self, name: &str, path: &[&str]) -> Checked {
         if self.networks.contains_key(name) {
             return Ok(());
         }

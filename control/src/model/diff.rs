@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 pub struct Change {
     /// `add`, `change` or `delete`.
     pub act: String,
-    /// `network`, `port` or `mirror`.
+    /// `network`, `port`, `mirror`, `publish` or `conntrack`.
     pub thing: String,
     /// Its name.
     pub name: String,
@@ -42,6 +42,15 @@ pub fn diff(from: &Topology, to: &Topology) -> Vec<Change> {
     compare("network", &from.networks, &to.networks, &mut changes);
     compare("port", &from.ports, &to.ports, &mut changes);
     compare("mirror", &from.mirrors, &to.mirrors, &mut changes);
+    compare("publish", &from.publish, &to.publish, &mut changes);
+    if from.conntrack != to.conntrack {
+        changes.push(Change {
+            act: "change".into(),
+            thing: "conntrack".into(),
+            name: "settings".into(),
+            fields: fields(&from.conntrack, &to.conntrack),
+        });
+    }
     changes
 }
 

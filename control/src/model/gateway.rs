@@ -2,13 +2,16 @@
 
 use super::check::Problem;
 use super::{Network, Topology};
-use crate::units::{Cidr, Mac};
+use crate::units::{Cidr, Mac, Ports};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use utoipa::ToSchema;
 use vswitch_core::bridge::NetworkId;
 use vswitch_core::wire::MacAddr;
-use vswitch_nat::gateway::{GatewayConfig, InterfaceConfig, MAX_ROUTES, Route, contains};
+use vswitch_nat::gateway::{
+    GatewayConfig, InterfaceConfig, MAX_ROUTES, Route, SnatConfig, contains,
+};
+use vswitch_nat::portalloc::Filtering;
 
 /// The gateway of a network. All gateways of a switch are interfaces of one router.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -25,9 +28,46 @@ pub struct Gateway {
     /// Largest packet it sends into the network, in bytes.
     #[serde(default = "mtu")]
     pub mtu: u32,
+    /// The network leads outside: what comes from it gets in only if it was asked for, or is published.
+    #[serde(default)]
+    pub uplink: bool,
+    /// Source translation of connections that leave by this network; masquerade for an uplink, none for others by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nat: Option<Nat>,
     /// What lies behind routers of this network.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<StaticRoute>,
+}
+
+/// Source translation (SNAT).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Nat {
+    /// No translation.
+    pub off: bool,
+    /// External addresses; the gateway's own if there are none (masquerade).
+    #[schema(value_type = Vec<String>)]
+    pub addresses: Vec<IpAddr>,
+    /// External ports that may be used, such as `1024-65535`; all by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ports: Option<Ports>,
+    /// Who may send to an external port that is in use.
+    pub filtering: NatFiltering,
+}
+
+/// Who may send to an external port that is in use (RFC 4787 5).
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema, clap::ValueEnum,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum NatFiltering {
+    /// Anybody.
+    EndpointIndependent,
+    /// Hosts that were sent to.
+    AddressDependent,
+    /// Hosts and ports that were sent to.
+    #[default]
+    AddressAndPortDependent,
 }
 
 fn mtu() -> u32 {
@@ -57,6 +97,25 @@ impl Gateway {
         });
         let [.., a, b, c] = hash.to_be_bytes();
         MacAddr([0x02, b'v', b's', a, b, c])
+    }
+
+    /// Source translation as the data path knows it.
+    fn snat(&self) -> Option<SnatConfig> {
+        let nat = match &self.nat {
+            Some(n) if n.off => return None,
+            Some(n) => n.clone(),
+            None if self.uplink => Nat::default(),
+            None => return None,
+        };
+        Some(SnatConfig {
+            addresses: nat.addresses,
+            ports: nat.ports.map_or((1, 65_535), |p| p.0),
+            filtering: match nat.filtering {
+                NatFiltering::EndpointIndependent => Filtering::EndpointIndependent,
+                NatFiltering::AddressDependent => Filtering::AddressDependent,
+                NatFiltering::AddressAndPortDependent => Filtering::AddressAndPortDependent,
+            },
+        })
     }
 
     pub(super) fn check(&self, name: &str, network: &Network) -> Result<(), Problem> {
@@ -152,7 +211,11 @@ impl Topology {
     /// The router as the data path knows it.
     #[must_use]
     pub fn to_gateway(&self, id: impl Fn(&str) -> Option<NetworkId>) -> GatewayConfig {
-        let mut config = GatewayConfig::default();
+        let mut config = GatewayConfig {
+            published: self.published(&id),
+            conntrack: self.conntrack.to_config(),
+            ..GatewayConfig::default()
+        };
         for (name, network) in &self.networks {
             let (Some(g), Some(network_id)) = (&network.gateway, id(name)) else {
                 continue;
@@ -168,6 +231,8 @@ impl Topology {
                 mac: g.mac_in(name),
                 addresses: g.addresses.iter().map(|c| c.0).collect(),
                 mtu: g.mtu,
+                uplink: g.uplink,
+                snat: g.snat(),
             });
             config.routes.extend(g.routes.iter().map(|r| Route {
                 to: r.to.0,

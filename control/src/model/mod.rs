@@ -9,11 +9,15 @@ mod check;
 mod diff;
 mod file;
 mod gateway;
+mod publish;
+mod tracking;
 
 pub use check::Problem;
 pub use diff::{Change, diff};
 pub use file::{TopologyError, from_toml, to_toml};
-pub use gateway::{Gateway, StaticRoute};
+pub use gateway::{Gateway, Nat, NatFiltering, StaticRoute};
+pub use publish::{Protocol, PublishedPort};
+pub use tracking::Tracking;
 
 use crate::units::{BitRate, Cidr, FrameRate, Mac, Span, Vlans};
 use serde::{Deserialize, Serialize};
@@ -32,6 +36,11 @@ pub struct Topology {
     pub ports: BTreeMap<String, Port>,
     /// Mirror sessions by name.
     pub mirrors: BTreeMap<String, Mirror>,
+    /// Published ports by name.
+    pub publish: BTreeMap<String, PublishedPort>,
+    /// Connection tracking.
+    #[serde(skip_serializing_if = "Tracking::is_default")]
+    pub conntrack: Tracking,
 }
 
 /// A network: one broadcast domain, per VLAN if it is VLAN aware.

@@ -124,13 +124,14 @@ impl Plane {
     /// The router, where anything about gateways or networks changes.
     fn commit_gateways(&self, wanted: &Topology) -> Result<(), Refusal> {
         let any = |t: &Topology| t.networks.values().any(|n| n.gateway.is_some());
-        if self.desired.networks == wanted.networks || !any(&self.desired) && !any(wanted) {
+        let part = |t: &Topology| (t.networks.clone(), t.publish.clone(), t.conntrack.clone());
+        if part(&self.desired) == part(wanted) || !any(&self.desired) && !any(wanted) {
             return Ok(());
         }
         let config = wanted.to_gateway(|n| self.networks.get(n).copied());
         self.each(move |w| {
             let stage = &mut w.stage;
-            stage.gateway.configure(&mut stage.bridge, &config);
+            stage.gateway.configure(&w.cx, &mut stage.bridge, &config);
         })
     }
 

@@ -1,12 +1,33 @@
 //! The way of a packet through the router.
+//!
+//! A packet of a known connection costs a look-up: its flow has the rewriting and the way of each direction. The first packet of a
+//! connection is judged ([`super::open`]), ICMP errors go with the connection they are about ([`super::related`]), later
+//! fragments with the first ([`super::fragments`]).
 
+use super::flows::{Way, index};
 use super::neigh::Resolved;
 use super::{Gateway, addresses, local};
+use crate::conntrack::{ConnId, Dir, Packet, Track};
+use crate::hop::{self, Ttl};
+use crate::reply::{self, Cause};
 use std::net::IpAddr;
+use std::time::Duration;
 use vswitch_core::bridge::{Bridge, NetworkId};
-use vswitch_core::frame::{DropReason, Entry, Frame, Verdict, gso};
-use vswitch_core::wire::{L3, MacAddr, Meta, csum};
-use vswitch_core::worker::Cx;
+use vswitch_core::frame::{DropReason, Entry, Frame, GsoType, Offloads, gso};
+use vswitch_core::wire::{L3, L4, MacAddr, Meta};
+use vswitch_core::worker::{Cx, Origin};
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// Its Ethernet header is written: to be sent into this network.
+    Send(NetworkId),
+    /// The gateway keeps it, or has sent it already.
+    Held,
+}
+
+/// The connection and direction that a packet was found to be of.
+pub(super) type Follow = Option<(ConnId, Dir)>;
 
 /// Writes the Ethernet addresses of a frame the gateway sends.
 pub(super) fn address(frame: &mut Frame, to: MacAddr, from: MacAddr) {
@@ -16,24 +37,24 @@ pub(super) fn address(frame: &mut Frame, to: MacAddr, from: MacAddr) {
     }
 }
 
-/// Takes one off TTL or hop limit (RFC 1812 5.3.1). Errors: it would become zero.
-fn decrement_ttl(frame: &mut Frame, meta: &Meta) -> Result<(), DropReason> {
-    let at = usize::from(meta.l3_off);
-    let ip = frame.head_mut().get_mut(at..);
-    let ip = ip.ok_or(DropReason::BadPacket)?;
-    let v4 = meta.l3 == L3::V4;
-    let ttl = ip.get_mut(if v4 { 8 } else { 7 });
-    let ttl = ttl.ok_or(DropReason::BadPacket)?;
-    if *ttl <= 1 {
-        return Err(DropReason::TtlExceeded);
+/// Whether IPv4's "don't fragment" is set, or the packet is IPv6.
+fn unfragmentable(head: &[u8], meta: &Meta) -> bool {
+    meta.l3 != L3::V4
+        || head
+            .get(usize::from(meta.l3_off) + 6)
+            .is_none_or(|b| b & 0x40 != 0)
+}
+
+/// The packet as connection tracking sees it; a segmentation-offload frame counts for its segments.
+fn tracked(e: &Entry) -> Option<Packet> {
+    let mut packet = Packet::of(e.frame.head(), &e.meta, super::flows::ZONE)?;
+    if e.frame.vnet.gso != GsoType::None {
+        packet.packets = packet
+            .bytes
+            .div_ceil(u32::from(e.frame.vnet.gso_size).max(1))
+            .max(1);
     }
-    *ttl -= 1;
-    if v4 && let Some(sum) = ip.get_mut(10..).and_then(|b| b.first_chunk_mut::<2>()) {
-        // RFC 1624: the word with the TTL went down by 0x0100.
-        let new = csum::finish(u64::from(!u16::from_be_bytes(*sum)) + u64::from(!0x0100u16));
-        *sum = new.to_be_bytes();
-    }
-    Ok(())
+    Some(packet)
 }
 
 impl Gateway {
@@ -44,22 +65,319 @@ impl Gateway {
         bridge: &mut Bridge,
         network: NetworkId,
         e: &mut Entry,
-    ) -> Result<Verdict, DropReason> {
+    ) -> Result<Outcome, DropReason> {
         let (src, dst) = addresses(e.frame.head(), &e.meta).ok_or(DropReason::BadPacket)?;
         self.check(network, src, dst)?;
-        if self.is_own(dst) {
+        if e.meta.fragment {
+            return self.fragment(cx, bridge, network, e);
+        }
+        self.whole(cx, bridge, network, e)
+            .map(|(outcome, _)| outcome)
+    }
+
+    /// A packet with its transport header.
+    pub(super) fn whole(
+        &mut self,
+        cx: &mut Cx,
+        bridge: &mut Bridge,
+        network: NetworkId,
+        e: &mut Entry,
+    ) -> Result<(Outcome, Follow), DropReason> {
+        let Some(packet) = tracked(e) else {
+            return self.untracked(cx, bridge, network, e).map(|o| (o, None));
+        };
+        let now = cx.now;
+        let tracking = self.tracking.as_deref_mut().ok_or(DropReason::NoRoute)?;
+        match tracking.with(now, |conns, ended| conns.track(&packet, now, ended)) {
+            Track::Hit(hit) => {
+                let outcome = self.follow(cx, bridge, network, e, (hit.id, hit.dir))?;
+                Ok((outcome, Some((hit.id, hit.dir))))
+            }
+            Track::New(pending) => self.open(cx, bridge, network, e, pending),
+            Track::Invalid(_) => Err(DropReason::InvalidState),
+        }
+    }
+
+    /// What no connection can have: ND for us, ICMP errors.
+    fn untracked(
+        &mut self,
+        cx: &mut Cx,
+        bridge: &mut Bridge,
+        network: NetworkId,
+        e: &mut Entry,
+    ) -> Result<Outcome, DropReason> {
+        if matches!(e.meta.l4, L4::Icmp | L4::Icmp6) {
             if self.overhear(cx, bridge, network, e) {
                 return Err(DropReason::Consumed);
             }
-            local::echo(e)?;
-            return self.transmit(cx, bridge, network, src, e);
+            return self.related(cx, bridge, network, e);
         }
-        let (out, hop) = match self.routes.find(dst) {
-            Some((route, hop)) => (route.network, hop),
-            None => return Err(DropReason::NoRoute),
+        Err(DropReason::BadPacket)
+    }
+
+    /// A packet of a known connection.
+    pub(super) fn follow(
+        &mut self,
+        cx: &mut Cx,
+        bridge: &mut Bridge,
+        network: NetworkId,
+        e: &mut Entry,
+        (id, dir): (ConnId, Dir),
+    ) -> Result<Outcome, DropReason> {
+        let (way, rewrite) = self.way(id, dir)?;
+        self.may_pass(cx, bridge, network, e, way.network)?;
+        if let Some(rewrite) = rewrite {
+            rewrite
+                .apply(&mut e.frame, &e.meta)
+                .map_err(|_| DropReason::BadPacket)?;
+        }
+        if hop::decrement_ttl(&mut e.frame, &e.meta) == Ttl::Expired {
+            return Err(DropReason::TtlExceeded);
+        }
+        self.clamp(network, way.network, e);
+        self.transmit(cx, bridge, way, e)
+    }
+
+    /// Way and rewriting of a connection's direction; the way is looked up anew when routes have changed.
+    pub(super) fn way(
+        &mut self,
+        id: ConnId,
+        dir: Dir,
+    ) -> Result<(Way, Option<crate::rewrite::Rewrite>), DropReason> {
+        let tracking = self.tracking.as_deref_mut().ok_or(DropReason::NoRoute)?;
+        let conn = tracking.conns.get(id).ok_or(DropReason::InvalidState)?;
+        let i = index(dir);
+        let flow = tracking.flows.get_mut(conn.user().nat);
+        let flow = flow.ok_or(DropReason::InvalidState)?;
+        if flow.epoch != self.epoch {
+            let to = [
+                conn.tuple(Dir::Reply).src(),
+                conn.tuple(Dir::Original).src(),
+            ];
+            for (way, to) in flow.ways.iter_mut().zip(to) {
+                let (route, hop) = self.routes.find(to).ok_or(DropReason::NoRoute)?;
+                *way = Way {
+                    network: route.network,
+                    hop,
+                };
+            }
+            flow.epoch = self.epoch;
+        }
+        Ok((flow.ways[i], flow.rewrites[i]))
+    }
+
+    /// Whether TTL and the MTU of the network it leaves by let the packet pass; who sent it is told if not.
+    pub(super) fn may_pass(
+        &mut self,
+        cx: &mut Cx,
+        bridge: &mut Bridge,
+        network: NetworkId,
+        e: &Entry,
+        out: NetworkId,
+    ) -> Result<(), DropReason> {
+        let at = usize::from(e.meta.l3_off) + if e.meta.l3 == L3::V4 { 8 } else { 7 };
+        if e.frame.head().get(at).is_none_or(|ttl| *ttl <= 1) {
+            self.answer(cx, bridge, network, e, Cause::TimeExceeded);
+            return Err(DropReason::TtlExceeded);
+        }
+        let mtu = self.interface(out).ok_or(DropReason::NoRoute)?.config.mtu;
+        if !gso::fits(&e.frame, Offloads::ALL, mtu) && unfragmentable(e.frame.head(), &e.meta) {
+            self.answer(cx, bridge, network, e, Cause::TooBig(mtu));
+            return Err(DropReason::Mtu);
+        }
+        Ok(())
+    }
+
+    /// Lowers the MSS that a SYN between networks of different MTUs announces to what fits both.
+    fn clamp(&self, from: NetworkId, to: NetworkId, e: &mut Entry) {
+        if e.meta.l4 != L4::Tcp {
+            return;
+        }
+        let mtu = |n| self.interface(n).map_or(u32::MAX, |i| i.config.mtu);
+        let (a, b) = (mtu(from), mtu(to));
+        if a != b {
+            let headers = if e.meta.l3 == L3::V4 { 40 } else { 60 };
+            let mss = a.min(b).saturating_sub(headers).min(0xffff) as u16;
+            hop::clamp_mss(&mut e.frame, &e.meta, mss);
+        }
+    }
+
+    /// Sends a packet to a neighbour; holds it while the neighbour's MAC isn't known.
+    pub(super) fn transmit(
+        &mut self,
+        cx: &mut Cx,
+        bridge: &mut Bridge,
+        way: Way,
+        e: &mut Entry,
+    ) -> Result<Outcome, DropReason> {
+        let Way { network: out, hop } = way;
+        let own = self.interface(out).ok_or(DropReason::NoRoute)?;
+        let (vid, mac) = (own.config.vid, own.config.mac);
+        match self.neighbours.resolve(cx.now, out, hop) {
+            Resolved::Known { mac: to, ask } => {
+                if ask {
+                    self.ask(cx, bridge, out, hop, Some(to));
+                    cx.tick_by(cx.now.after(Duration::from_secs(1)));
+                }
+                address(&mut e.frame, to, mac);
+                (e.meta.dst, e.meta.src, e.meta.vid) = (to, mac, vid);
+                Ok(Outcome::Send(out))
+            }
+            Resolved::Pending { ask } => {
+                if ask {
+                    self.ask(cx, bridge, out, hop, None);
+                    cx.tick_by(cx.now.after(Duration::from_secs(1)));
+                }
+                let frame = std::mem::take(&mut e.frame);
+                self.neighbours.hold(out, hop, frame).map_err(|frame| {
+                    e.frame = frame;
+                    DropReason::NoNeighbour
+                })?;
+                self.hold(1);
+                Ok(Outcome::Held)
+            }
+            Resolved::Unreachable => Err(DropReason::NoNeighbour),
+        }
+    }
+
+    /// Sends a frame with its Ethernet header written, beside the batch; cut into fragments if it has to be.
+    pub(super) fn send(
+        &mut self,
+        cx: &mut Cx,
+        bridge: &mut Bridge,
+        network: NetworkId,
+        frame: Frame,
+        origin: Origin,
+    ) {
+        let Some(own) = self.interface(network) else {
+            return self.counters.count_drop(DropReason::NoRoute, 1);
         };
-        decrement_ttl(&mut e.frame, &e.meta)?;
-        self.transmit(cx, bridge, out, hop, e)
+        let (vid, mtu) = (own.config.vid, own.config.mtu);
+        if gso::fits(&frame, Offloads::ALL, mtu) {
+            if let Err(why) = bridge.originate(cx, network, vid, frame, origin)
+                && origin == Origin::Held
+            {
+                self.counters.count_drop(why, 1);
+            }
+            return;
+        }
+        let mut origin = origin;
+        let cut = super::split::split(frame, mtu, &mut |piece| {
+            let sent = bridge.originate(cx, network, vid, piece, origin);
+            if origin == Origin::Held {
+                if let Err(why) = sent {
+                    self.counters.count_drop(why, 1);
+                }
+                // The first piece stands for the frame that came, the others are ours.
+                origin = Origin::Switch;
+            }
+        });
+        if let Err(why) = cut
+            && origin == Origin::Held
+        {
+            self.counters.count_drop(why, 1);
+        }
+    }
+
+    /// Tells who sent a packet why it isn't forwarded, within the rate of such answers.
+    pub(super) fn answer(
+        &mut self,
+        cx: &mut Cx,
+        bridge: &mut Bridge,
+        network: NetworkId,
+        e: &Entry,
+        cause: Cause,
+    ) {
+        let (Some(own), Some((src, _))) =
+            (self.interface(network), addresses(e.frame.head(), &e.meta))
+        else {
+            return;
+        };
+        let Some(from) = own.source_for(src) else {
+            return;
+        };
+        let (mac, vid) = (own.config.mac, own.config.vid);
+        if let Ok(frame) = reply::icmp_error(&e.frame, &e.meta, cause, from, mac)
+            && self.limiter.admit(cx.now, src)
+        {
+            let _ = bridge.originate(cx, network, vid, frame, Origin::Switch);
+        }
+    }
+
+    /// A held packet, translated already, whose next hop doesn't answer: the error about it takes the way that one from outside
+    /// would take.
+    pub(super) fn unreachable(
+        &mut self,
+        cx: &mut Cx,
+        bridge: &mut Bridge,
+        network: NetworkId,
+        frame: &Frame,
+    ) {
+        let Some(meta) = vswitch_core::wire::parse(frame.head(), frame.len()) else {
+            return;
+        };
+        let Some((src, _)) = addresses(frame.head(), &meta) else {
+            return;
+        };
+        let Some(own) = self.interface(network) else {
+            return;
+        };
+        let Some(from) = own.source_for(src) else {
+            return;
+        };
+        let cause = Cause::HostUnreachable;
+        let Ok(error) = reply::icmp_error(frame, &meta, cause, from, own.config.mac) else {
+            return;
+        };
+        if !self.limiter.admit(cx.now, src) {
+            return;
+        }
+        let Some(meta) = vswitch_core::wire::parse(error.head(), error.len()) else {
+            return;
+        };
+        let mut e = Entry {
+            frame: error,
+            meta,
+            verdict: vswitch_core::frame::Verdict::Next,
+        };
+        if let Ok(Outcome::Send(out)) = self.related(cx, bridge, network, &mut e) {
+            self.send(cx, bridge, out, e.frame, Origin::Switch);
+        }
+    }
+
+    /// A packet to one of our addresses that isn't translated: echo requests are answered.
+    pub(super) fn local(
+        &mut self,
+        cx: &mut Cx,
+        bridge: &mut Bridge,
+        network: NetworkId,
+        e: &mut Entry,
+    ) -> Result<Outcome, DropReason> {
+        let (src, _) = addresses(e.frame.head(), &e.meta).ok_or(DropReason::BadPacket)?;
+        match local::echo(e) {
+            Ok(()) => {}
+            Err(why) => {
+                if e.meta.l4 == L4::Udp {
+                    self.answer(cx, bridge, network, e, Cause::PortUnreachable);
+                } else if let (L4::Tcp, Some(own)) = (e.meta.l4, self.interface(network))
+                    && let Ok(reset) = reply::tcp_reset(&e.frame, &e.meta, own.config.mac)
+                {
+                    let vid = own.config.vid;
+                    if self.limiter.admit(cx.now, src) {
+                        let _ = bridge.originate(cx, network, vid, reset, Origin::Switch);
+                    }
+                }
+                return Err(why);
+            }
+        }
+        let (network, hop) = match self.interface(network) {
+            Some(i) if i.on_link(src) => (network, src),
+            _ => {
+                let (route, hop) = self.routes.find(src).ok_or(DropReason::NoRoute)?;
+                (route.network, hop)
+            }
+        };
+        self.transmit(cx, bridge, Way { network, hop }, e)
     }
 
     /// Addresses that can't be forwarded (RFC 1812 5.3.7, RFC 4291 2.5, 2.7).
@@ -89,58 +407,5 @@ impl Gateway {
         } else {
             Ok(())
         }
-    }
-
-    /// Sends a packet to a neighbour in `out`; holds it while the neighbour's MAC isn't known.
-    pub(super) fn transmit(
-        &mut self,
-        cx: &mut Cx,
-        bridge: &mut Bridge,
-        out: NetworkId,
-        hop: IpAddr,
-        e: &mut Entry,
-    ) -> Result<Verdict, DropReason> {
-        let own = self.interface(out).ok_or(DropReason::NoRoute)?;
-        let (vid, mac, mtu) = (own.config.vid, own.config.mac, own.config.mtu);
-        if !gso::fits(&e.frame, vswitch_core::frame::Offloads::ALL, mtu) {
-            return Err(DropReason::Mtu);
-        }
-        match self.neighbours.resolve(cx.now, out, hop) {
-            Resolved::Known { mac: to, ask } => {
-                if ask {
-                    self.ask(cx, bridge, out, hop, Some(to));
-                    cx.tick_by(cx.now.after(std::time::Duration::from_secs(1)));
-                }
-                address(&mut e.frame, to, mac);
-                (e.meta.dst, e.meta.src, e.meta.vid) = (to, mac, vid);
-                Ok(bridge.deliver(cx, out, vid, to))
-            }
-            Resolved::Pending { ask } => {
-                if ask {
-                    self.ask(cx, bridge, out, hop, None);
-                    cx.tick_by(cx.now.after(std::time::Duration::from_secs(1)));
-                }
-                let frame = std::mem::take(&mut e.frame);
-                self.neighbours
-                    .hold(out, hop, frame)
-                    .map_err(|_| DropReason::NoNeighbour)?;
-                self.held += 1;
-                self.counters.held.set(self.held);
-                Ok(Verdict::Held)
-            }
-            Resolved::Unreachable => Err(DropReason::NoNeighbour),
-        }
-    }
-
-    /// A held frame whose next hop doesn't answer.
-    pub(super) fn unreachable(
-        &mut self,
-        _cx: &mut Cx,
-        _bridge: &mut Bridge,
-        _network: NetworkId,
-        _hop: IpAddr,
-        frame: Frame,
-    ) {
-        drop(frame);
     }
 }

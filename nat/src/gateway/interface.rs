@@ -1,5 +1,6 @@
 //! An interface of the gateway: its place in a network, with MAC and addresses.
 
+use super::flows::SnatConfig;
 use super::route::contains;
 use std::net::{IpAddr, Ipv6Addr};
 use vswitch_core::bridge::NetworkId;
@@ -18,6 +19,10 @@ pub struct InterfaceConfig {
     pub addresses: Vec<(IpAddr, u8)>,
     /// Largest packet (L3 length, bytes).
     pub mtu: u32,
+    /// The network leads outside: nothing comes in from it that wasn't asked for or published.
+    pub uplink: bool,
+    /// Source translation of what leaves by it.
+    pub snat: Option<SnatConfig>,
 }
 
 /// An interface as the data path uses it.
@@ -93,6 +98,8 @@ mod tests {
             mac: MacAddr([2, 0, 0, 0, 0, 0xfe]),
             addresses: vec![(ip("192.0.2.1"), 25), (ip("2001:db8::1"), 64)],
             mtu: 1500,
+            uplink: false,
+            snat: None,
         });
         assert_eq!(IpAddr::V6(i.link_local), ip("fe80::ff:fe00:fe"));
         assert!(i.has(ip("fe80::ff:fe00:fe")) && i.has(ip("192.0.2.1")));

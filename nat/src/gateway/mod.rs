@@ -4,30 +4,47 @@
 //!
 //! The bridge pins the gateway's MAC of a network to a virtual port, so frames for it arrive with a verdict of their own; group frames
 //! (ARP requests, ND) are looked at beside. ARP and ND for the gateway's addresses are answered ([`resolve`]), echo requests
-//! too ([`local`]); everything else is routed: longest prefix ([`route`]), TTL, next hop's MAC ([`neigh`]), and
+//! too ([`local`]). Everything else belongs to a connection ([`flows`]): the first packet is judged ([`open`]: published ports, route
+//! by longest prefix, source translation), the others follow it ([`forward`]): rewriting, TTL, the next hop's MAC ([`neigh`]), and
 //! back to the bridge of the network it goes to. A packet whose next hop isn't known yet is held.
 //!
 //! The whole gateway belongs to one worker; others hand it what is for it.
 
+mod flows;
 mod forward;
+mod fragments;
 mod interface;
 mod local;
 mod neigh;
+mod open;
+mod publish;
+mod related;
 mod resolve;
 mod route;
+mod show;
+mod split;
 
+pub use flows::SnatConfig;
 pub use interface::InterfaceConfig;
+pub use publish::{Backend, MAX_PORTS, Publish};
 pub use route::{MAX_ROUTES, Route, contains};
+pub use show::NeighbourEntry;
 
+use crate::conntrack;
+use crate::frag::{FragConfig, Fragments};
+use crate::reply::AnswerLimiter;
+use flows::Tracking;
+use forward::{Follow, Outcome};
 use interface::Interface;
 use neigh::{Due, Neighbours};
+use publish::Published;
 use resolve::Message;
 use route::Routes;
 use std::net::IpAddr;
 use std::sync::Arc;
-use vswitch_core::bridge::{Bridge, NetworkId};
+use vswitch_core::bridge::{Bridge, NetworkId, Rate};
 use vswitch_core::clock::Nanos;
-use vswitch_core::frame::{Batch, DropReason, Entry, Frame, Verdict};
+use vswitch_core::frame::{Batch, DropReason, Entry, Offloads, Verdict, gso};
 use vswitch_core::stats::PortCounters;
 use vswitch_core::wire::{L3, MacAddr, Meta};
 use vswitch_core::worker::{Cx, Origin};
@@ -39,32 +56,62 @@ pub struct GatewayConfig {
     pub interfaces: Vec<InterfaceConfig>,
     /// Routes beside the connected ones.
     pub routes: Vec<Route>,
+    /// Published ports.
+    pub published: Vec<Publish>,
+    /// Connection tracking; its seed is that of all randomness here.
+    pub conntrack: conntrack::Config,
 }
 
-/// A neighbour, for people.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NeighbourEntry {
-    /// Its network.
-    pub network: NetworkId,
-    /// Address.
-    pub ip: IpAddr,
-    /// MAC; `None` while or because it doesn't answer.
-    pub mac: Option<MacAddr>,
-    /// Seconds until it is asked for again.
-    pub fresh_for: u64,
-}
+/// Answers (ICMP errors, resets) per second in all, and to one host.
+const ANSWERS: Rate = Rate {
+    per_second: 2000,
+    burst: 500,
+};
+const ANSWERS_TO_HOST: Rate = Rate {
+    per_second: 100,
+    burst: 50,
+};
+/// Connections that age per tick.
+const AGEING: usize = 1024;
 
 /// The router; see the module's head.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Gateway {
     /// By network.
     interfaces: Vec<Option<Interface>>,
     routes: Routes,
     neighbours: Neighbours,
+    published: Published,
+    /// Made with the first gateway, on the worker that has it.
+    tracking: Option<Box<Tracking>>,
+    fragments: Fragments<Follow>,
+    limiter: AnswerLimiter,
+    /// Goes up when routes change.
+    epoch: u32,
+    draw: u64,
     /// What is held here, and dropped of it.
     counters: Arc<PortCounters>,
     held: u64,
     due: Vec<Due>,
+}
+
+impl Default for Gateway {
+    fn default() -> Gateway {
+        Gateway {
+            interfaces: Vec::new(),
+            routes: Routes::default(),
+            neighbours: Neighbours::default(),
+            published: Published::default(),
+            tracking: None,
+            fragments: Fragments::new(FragConfig::default()),
+            limiter: AnswerLimiter::new(ANSWERS, ANSWERS_TO_HOST),
+            epoch: 0,
+            draw: 0,
+            counters: Arc::default(),
+            held: 0,
+            due: Vec::new(),
+        }
+    }
 }
 
 impl Gateway {
@@ -74,8 +121,9 @@ impl Gateway {
         !self.interfaces.is_empty()
     }
 
-    /// Takes up a configuration, and tells the bridge. What is known of neighbours of interfaces that stay, stays.
-    pub fn configure(&mut self, bridge: &mut Bridge, config: &GatewayConfig) {
+    /// Takes up a configuration, and tells the bridge. What is known of neighbours and connections stays, but for a change of
+    /// the size of the connection table, which begins anew.
+    pub fn configure(&mut self, cx: &Cx, bridge: &mut Bridge, config: &GatewayConfig) {
         for old in self.interfaces.drain(..).flatten() {
             let c = &old.config;
             let stays = config
@@ -84,11 +132,9 @@ impl Gateway {
                 .any(|n| n.network == c.network && n.vid == c.vid);
             if !stays {
                 bridge.set_gateway(c.network, None);
-                for frame in self.neighbours.forget(Some(c.network)) {
-                    drop(frame);
-                    self.held -= 1;
-                    self.counters.count_drop(DropReason::Shutdown, 1);
-                }
+                let lost = self.neighbours.forget(Some(c.network)).len() as u64;
+                self.held -= lost;
+                self.counters.count_drop(DropReason::Shutdown, lost);
             }
         }
         self.counters.held.set(self.held);
@@ -107,24 +153,61 @@ impl Gateway {
             self.interfaces[i] = Some(Interface::new(c.clone()));
         }
         self.routes = Routes::new(routes);
+        self.epoch = self.epoch.wrapping_add(1);
+        self.published = Published::new(&config.published);
+        if cx.worker.0 == 0 {
+            self.configure_tracking(cx.now, config);
+        }
+    }
+
+    fn configure_tracking(&mut self, now: Nanos, config: &GatewayConfig) {
+        if !self.is_on() {
+            self.tracking = None;
+            return;
+        }
+        let same = |t: &Tracking| t.conns.config().max_entries == config.conntrack.max_entries;
+        let tracking = match self.tracking.take().filter(|t| same(t)) {
+            Some(mut old) => {
+                let seed = old.conns.config().seed;
+                old.conns.configure(conntrack::Config {
+                    seed,
+                    ..config.conntrack.clone()
+                });
+                old
+            }
+            None => {
+                self.draw = config.conntrack.seed;
+                Box::new(Tracking::new(config.conntrack.clone(), now))
+            }
+        };
+        let tracking = self.tracking.insert(tracking);
+        let reserved = config
+            .published
+            .iter()
+            .flat_map(|p| p.ports.clone().map(|port| (p.proto, p.address, port)));
+        let pools = &mut tracking.flows.pools;
+        pools.configure(&config.interfaces, &reserved.collect());
+    }
+
+    /// A random number (splitmix64; the seed is secret).
+    fn random(&mut self) -> u64 {
+        self.draw = self.draw.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.draw;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Frames more (or fewer) are held.
+    fn hold(&mut self, by: i64) {
+        self.held = self.held.saturating_add_signed(by);
+        self.counters.held.set(self.held);
     }
 
     /// Counters of what the gateway holds and drops itself, beside what it drops at ingress ports.
     #[must_use]
     pub fn counters(&self) -> Arc<PortCounters> {
         self.counters.clone()
-    }
-
-    /// The neighbours it knows or asks for.
-    #[must_use]
-    pub fn neighbours(&self, now: Nanos) -> Vec<NeighbourEntry> {
-        let entry = |(network, ip, mac, fresh_for)| NeighbourEntry {
-            network,
-            ip,
-            mac,
-            fresh_for,
-        };
-        self.neighbours.entries(now).map(entry).collect()
     }
 
     fn interface(&self, network: NetworkId) -> Option<&Interface> {
@@ -149,7 +232,7 @@ impl Gateway {
             match e.verdict {
                 Verdict::Gateway if ours => {
                     e.verdict = match self.for_us(cx, bridge, network, e) {
-                        Ok(verdict) => verdict,
+                        Ok(outcome) => self.finish(cx, bridge, outcome, e),
                         Err(why) => Verdict::Drop(why),
                     };
                 }
@@ -170,7 +253,27 @@ impl Gateway {
         }
     }
 
-    /// Timers: addresses to ask for again.
+    /// The verdict on a packet the gateway is done with.
+    fn finish(
+        &mut self,
+        cx: &mut Cx,
+        bridge: &mut Bridge,
+        outcome: Outcome,
+        e: &mut Entry,
+    ) -> Verdict {
+        let Outcome::Send(out) = outcome else {
+            return Verdict::Held;
+        };
+        let mtu = self.interface(out).map_or(0, |i| i.config.mtu);
+        if gso::fits(&e.frame, Offloads::ALL, mtu) {
+            return bridge.deliver(cx, out, e.meta.vid, e.meta.dst);
+        }
+        let frame = std::mem::take(&mut e.frame);
+        self.send(cx, bridge, out, frame, Origin::Held);
+        Verdict::Held
+    }
+
+    /// Timers: addresses to ask for again, connections and fragments that end.
     pub fn tick(&mut self, cx: &mut Cx, bridge: &mut Bridge) -> Nanos {
         if !self.is_on() {
             return Nanos::MAX;
@@ -180,17 +283,21 @@ impl Gateway {
         for d in due.drain(..) {
             match d {
                 Due::Ask(network, ip, mac) => self.ask(cx, bridge, network, ip, mac),
-                Due::Failed(network, ip, frames) => {
-                    self.held -= frames.len() as u64;
+                Due::Failed(network, frames) => {
                     for frame in frames {
+                        self.hold(-1);
                         self.counters.count_drop(DropReason::NoNeighbour, 1);
-                        self.unreachable(cx, bridge, network, ip, frame);
+                        self.unreachable(cx, bridge, network, &frame);
                     }
-                    self.counters.held.set(self.held);
                 }
             }
         }
         self.due = due;
+        let mut next = next.min(self.age_fragments(cx.now));
+        if let Some(tracking) = self.tracking.as_deref_mut() {
+            let now = cx.now;
+            next = next.min(tracking.with(now, |conns, ended| conns.tick(now, AGEING, ended)));
+        }
         next
     }
 
@@ -201,7 +308,7 @@ impl Gateway {
         bridge: &mut Bridge,
         network: NetworkId,
         e: &mut Entry,
-    ) -> Result<Verdict, DropReason> {
+    ) -> Result<Outcome, DropReason> {
         match e.meta.l3 {
             L3::Arp => {
                 self.overhear(cx, bridge, network, e);
@@ -251,11 +358,11 @@ impl Gateway {
         {
             // Who asks for us will get packets of us.
             let waiting = self.neighbours.heard(cx.now, network, ip, from, asks_us);
-            for frame in waiting {
-                self.held -= 1;
-                self.send_held(cx, bridge, network, from, frame);
+            for mut frame in waiting {
+                self.hold(-1);
+                forward::address(&mut frame, from, mac);
+                self.send(cx, bridge, network, frame, Origin::Held);
             }
-            self.counters.held.set(self.held);
         }
         if asks_us && let Some(frame) = resolve::answer((m.target, mac), m.sender, meta.src) {
             // A reply nobody can take is lost like any other.
@@ -284,24 +391,6 @@ impl Gateway {
             && let Some(frame) = resolve::ask((source, own_mac), ip, mac)
         {
             let _ = bridge.originate(cx, network, vid, frame, Origin::Switch);
-        }
-    }
-
-    fn send_held(
-        &mut self,
-        cx: &mut Cx,
-        bridge: &mut Bridge,
-        network: NetworkId,
-        to: MacAddr,
-        mut frame: Frame,
-    ) {
-        let Some(own) = self.interface(network) else {
-            return self.counters.count_drop(DropReason::NoRoute, 1);
-        };
-        let (vid, mac) = (own.config.vid, own.config.mac);
-        forward::address(&mut frame, to, mac);
-        if let Err(why) = bridge.originate(cx, network, vid, frame, Origin::Held) {
-            self.counters.count_drop(why, 1);
         }
     }
 }

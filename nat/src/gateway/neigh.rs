@@ -71,7 +71,7 @@ pub(crate) enum Due {
     /// Ask for the address again; its MAC if it is known and to be asked itself.
     Ask(NetworkId, IpAddr, Option<MacAddr>),
     /// It doesn't answer: these frames can't be sent.
-    Failed(NetworkId, IpAddr, Vec<Frame>),
+    Failed(NetworkId, Vec<Frame>),
 }
 
 /// The table of neighbours.
@@ -203,6 +203,12 @@ impl Neighbours {
         }
     }
 
+    /// Whether the address was asked for lately and didn't answer.
+    pub(crate) fn is_unreachable(&self, now: Nanos, network: NetworkId, ip: IpAddr) -> bool {
+        let known = self.table.get(&(network, ip));
+        known.is_some_and(|n| matches!(n.state, State::Unreachable) && now < n.due)
+    }
+
     /// Requests to repeat and addresses to give up; returns when to be called again.
     pub(crate) fn tick(&mut self, now: Nanos, due: &mut Vec<Due>) -> Nanos {
         let mut next = Nanos::MAX;
@@ -232,7 +238,7 @@ impl Neighbours {
             n.tries = 0;
             n.due = now.after(UNREACHABLE);
             if let State::Incomplete(held) = std::mem::replace(&mut n.state, State::Unreachable) {
-                due.push(Due::Failed(key.0, key.1, held));
+                due.push(Due::Failed(key.0, held));
             }
             false
         });
@@ -332,7 +338,7 @@ mod tests {
         }
         let (_, next) = tick(&mut n, now);
         let (due, next) = tick(&mut n, next);
-        assert!(matches!(&due[..], [Due::Failed(NET, _, held)] if held.len() == 1));
+        assert!(matches!(&due[..], [Due::Failed(NET, held)] if held.len() == 1));
         assert_eq!(next, Nanos::MAX);
         assert_eq!(n.resolve(at(4), NET, ip(1)), Resolved::Unreachable);
         assert_eq!(

@@ -85,6 +85,14 @@ reasons! {
     TtlExceeded = "ttl_exceeded",
     /// A source or destination address that can't come from there, or mustn't be forwarded (RFC 1812 5.3.7).
     Martian = "martian",
+    /// A packet that doesn't fit the state of its connection.
+    InvalidState = "invalid_state",
+    /// No room for the connection: the table is full, or its source has as many as it may.
+    ConntrackFull = "conntrack_full",
+    /// No external port is free for the connection.
+    NatExhausted = "nat_exhausted",
+    /// A fragment that overlaps, repeats or lacks others.
+    Fragment = "fragment",
     /// An L3 header that the gateway can't work on.
     BadPacket = "bad_packet",
     /// The egress port is gone.

@@ -1,0 +1,194 @@
+//! The first packet of a connection: where it leads, whether it may, and as what.
+//!
+//! In the order of netfilter's hooks: published ports and mappings in use say where it really goes (DNAT), the route says by which
+//! network, policy whether, and the network whether its source is translated (SNAT). A connection that comes back into
+//! the network it came from (hairpin, RFC 4787 REQ-9) gets the gateway's own address as its source, or else the answers would
+//! take a short cut that doesn't translate them.
+
+use super::flows::{Flow, Way, ZONE};
+use super::forward::{Follow, Outcome};
+use super::{Gateway, flows};
+use crate::Endpoint;
+use crate::conntrack::{ConfirmError, Dir, Pending, Tuple, User};
+use crate::portalloc::Internal;
+use crate::reply::Cause;
+use crate::rewrite::Rewrite;
+use vswitch_core::bridge::{Bridge, NetworkId};
+use vswitch_core::frame::{DropReason, Entry};
+use vswitch_core::worker::Cx;
+
+/// Endpoints (source, destination) of a tuple. An ICMP identifier stands at the source of a request and the destination of an answer.
+fn ends(t: &Tuple) -> (Endpoint, Endpoint) {
+    (
+        Endpoint::new(t.src(), t.src_port),
+        Endpoint::new(t.dst(), t.dst_port),
+    )
+}
+
+impl Gateway {
+    /// Judges the first packet of a connection, enters it and sends the packet on.
+    pub(super) fn open(
+        &mut self,
+        cx: &mut Cx,
+        bridge: &mut Bridge,
+        network: NetworkId,
+        e: &mut Entry,
+        pending: Pending,
+    ) -> Result<(Outcome, Follow), DropReason> {
+        let now = cx.now;
+        let original = *pending.tuple();
+        let (src, asked) = ends(&original);
+        let mut lease = None;
+        let mut dst = asked;
+        let addressed = self.is_own(asked.addr) || self.is_external(network, asked);
+        if addressed {
+            match self.inbound(cx, network, original.proto, src, asked) {
+                Some((to, leased)) => (dst, lease) = (to, leased),
+                None => return self.local(cx, bridge, network, e).map(|o| (o, None)),
+            }
+        }
+        let Some((route, hop)) = self.routes.find(dst.addr) else {
+            self.answer(cx, bridge, network, e, Cause::NetUnreachable);
+            return Err(DropReason::NoRoute);
+        };
+        let out = Way {
+            network: route.network,
+            hop,
+        };
+        let from_outside = self.interface(network).is_some_and(|i| i.config.uplink);
+        if from_outside && !addressed {
+            return Err(DropReason::Policy);
+        }
+        self.may_pass(cx, bridge, network, e, out.network)?;
+        let hairpin = addressed && out.network == network;
+        let translate = hairpin || self.snat(network, out.network);
+        let mut source = src;
+        if translate && lease.is_none() {
+            let internal = Internal {
+                zone: ZONE,
+                proto: original.proto,
+                end: src,
+            };
+            let random = self.random();
+            let tracking = self.tracking.as_deref_mut().ok_or(DropReason::NoRoute)?;
+            let pools = &mut tracking.flows.pools;
+            let leased = pools.lease(now, out.network, internal, dst.addr, random);
+            let (leased, external) = leased.map_err(|_| DropReason::NatExhausted)?;
+            (lease, source) = (Some(leased), external);
+        }
+        let back = self.back(network, src.addr);
+        let id = self.enter(cx, pending, (source, dst), [out, back], lease)?;
+        let outcome = self.follow(cx, bridge, network, e, (id, Dir::Original))?;
+        Ok((outcome, Some((id, Dir::Original))))
+    }
+
+    /// The way back to who began.
+    fn back(&self, network: NetworkId, to: std::net::IpAddr) -> Way {
+        match self.interface(network) {
+            Some(i) if i.on_link(to) => Way { network, hop: to },
+            _ => self
+                .routes
+                .find(to)
+                .map_or(Way { network, hop: to }, |(r, hop)| Way {
+                    network: r.network,
+                    hop,
+                }),
+        }
+    }
+
+    /// Enters the connection with its translation. On an error nothing is left.
+    fn enter(
+        &mut self,
+        cx: &mut Cx,
+        pending: Pending,
+        to: (Endpoint, Endpoint),
+        ways: [Way; 2],
+        lease: Option<flows::Leased>,
+    ) -> Result<crate::conntrack::ConnId, DropReason> {
+        let (now, epoch) = (cx.now, self.epoch);
+        let tracking = self.tracking.as_deref_mut().ok_or(DropReason::NoRoute)?;
+        let original = *pending.tuple();
+        let from = ends(&original);
+        let translated = original
+            .with_src(to.0.addr, to.0.port)
+            .with_dst(to.1.addr, to.1.port);
+        let reply = translated.reversed();
+        let compiled = if from == to {
+            Ok([None, None])
+        } else {
+            let back = (ends(&reply), ends(&original.reversed()));
+            Rewrite::new(original.proto, from, to).and_then(|there| {
+                Rewrite::new(original.proto, back.0, back.1).map(|back| [Some(there), Some(back)])
+            })
+        };
+        let rewrites = match compiled {
+            Ok(rewrites) => rewrites,
+            Err(_) => {
+                if let Some(leased) = lease {
+                    tracking.flows.pools.release(now, leased);
+                }
+                return Err(DropReason::BadPacket);
+            }
+        };
+        let flow = tracking.flows.insert(Flow {
+            rewrites,
+            ways,
+            lease,
+            epoch,
+        });
+        let user = User {
+            nat: flow,
+            ..User::default()
+        };
+        let confirmed = tracking.with(now, |conns, ended| {
+            conns.confirm(pending, reply, user, now, ended)
+        });
+        confirmed.map_err(|why| {
+            tracking.flows.remove(flow, now);
+            match why {
+                ConfirmError::Clash => DropReason::NatExhausted,
+                ConfirmError::SourceLimit | ConfirmError::Full => DropReason::ConntrackFull,
+            }
+        })
+    }
+
+    /// Whether an address that isn't an interface's is one of a network's external ones.
+    fn is_external(&self, network: NetworkId, to: Endpoint) -> bool {
+        self.interface(network)
+            .and_then(|i| i.config.snat.as_ref())
+            .is_some_and(|s| s.addresses.contains(&to.addr))
+    }
+
+    /// Where a connection to one of our addresses leads: a published port, or a mapping that lets it in.
+    fn inbound(
+        &mut self,
+        cx: &Cx,
+        network: NetworkId,
+        proto: u8,
+        from: Endpoint,
+        to: Endpoint,
+    ) -> Option<(Endpoint, Option<flows::Leased>)> {
+        let (neighbours, routes) = (&self.neighbours, &self.routes);
+        let alive = |ip| {
+            routes
+                .find(ip)
+                .is_some_and(|(r, hop)| !neighbours.is_unreachable(cx.now, r.network, hop))
+        };
+        if let Some(backend) = self.published.find(proto, (network, from), to, alive) {
+            return Some((backend, None));
+        }
+        let tracking = self.tracking.as_deref_mut()?;
+        let pools = &mut tracking.flows.pools;
+        let (leased, internal) = pools.inbound(network, proto, to, from.addr)?;
+        Some((internal, Some(leased)))
+    }
+
+    /// Whether what goes from one network to another has its source translated.
+    fn snat(&self, from: NetworkId, out: NetworkId) -> bool {
+        from != out
+            && self
+                .tracking
+                .as_deref()
+                .is_some_and(|t| t.flows.pools.translates(out))
+    }
+}

@@ -1,0 +1,188 @@
+//! Published ports: an address and port of the gateway stand for a container's, or for one of several (DNAT).
+//!
+//! A back end is chosen by a hash of the connection, weighted, among those whose neighbour answers ARP or ND; a connection
+//! stays with the one chosen. If none answers the choice is as if all did: the error that follows is the honest answer.
+
+use hashbrown::HashMap;
+use std::hash::BuildHasher;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use vswitch_core::bridge::NetworkId;
+
+use crate::Endpoint;
+
+/// Most published ports, ranges counted port by port.
+pub const MAX_PORTS: usize = 65_536;
+
+/// A published port or range.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Publish {
+    /// IP protocol: TCP, UDP or SCTP.
+    pub proto: u8,
+    /// Address it is reached at; `None` is every address of the gateway of the back ends' family.
+    pub address: Option<IpAddr>,
+    /// Network it is reached from; `None` is any.
+    pub network: Option<NetworkId>,
+    /// Ports.
+    pub ports: RangeInclusive<u16>,
+    /// Where it leads.
+    pub backends: Vec<Backend>,
+}
+
+/// A back end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// Address and the port that stands for the first published one.
+    pub to: Endpoint,
+    /// Its share beside the others'; at least 1.
+    pub weight: u16,
+}
+
+/// Published ports by protocol and port.
+#[derive(Debug, Default)]
+pub(crate) struct Published {
+    list: Vec<Publish>,
+    by_port: HashMap<(u8, u16), Vec<u32>, foldhash::fast::RandomState>,
+}
+
+impl Published {
+    pub(crate) fn new(list: &[Publish]) -> Published {
+        let mut by_port: HashMap<(u8, u16), Vec<u32>, _> =
+            HashMap::with_hasher(foldhash::fast::RandomState::default());
+        for (i, p) in list.iter().enumerate() {
+            for port in p.ports.clone() {
+                by_port.entry((p.proto, port)).or_default().push(i as u32);
+            }
+        }
+        // What names an address comes before what takes any.
+        for found in by_port.values_mut() {
+            found.sort_by_key(|i| list.get(*i as usize).is_none_or(|p| p.address.is_none()));
+        }
+        Published {
+            list: list.to_vec(),
+            by_port,
+        }
+    }
+
+    /// Where a connection to one of our addresses leads, if that is published. `alive` tells whether a back end answers.
+    pub(crate) fn find(
+        &self,
+        proto: u8,
+        from: (NetworkId, Endpoint),
+        to: Endpoint,
+        alive: impl Fn(IpAddr) -> bool,
+    ) -> Option<Endpoint> {
+        let found = self.by_port.get(&(proto, to.port))?;
+        let publish = found
+            .iter()
+            .filter_map(|i| self.list.get(*i as usize))
+            .find(|p| {
+                p.address.is_none_or(|a| a == to.addr)
+                    && p.network.is_none_or(|n| n == from.0)
+                    && p.backends
+                        .iter()
+                        .any(|b| b.to.addr.is_ipv4() == to.addr.is_ipv4())
+            })?;
+        let fits = |b: &&Backend| b.to.addr.is_ipv4() == to.addr.is_ipv4();
+        let offset = to.port - publish.ports.start();
+        let at = |b: &Backend| Endpoint::new(b.to.addr, b.to.port.wrapping_add(offset));
+        if let [only] = &publish.backends[..] {
+            return Some(at(only));
+        }
+        let hash = self.by_port.hasher().hash_one((from.1, to));
+        let draw = |only_alive: bool| {
+            let all = || {
+                publish
+                    .backends
+                    .iter()
+                    .filter(fits)
+                    .filter(|b| !only_alive || alive(b.to.addr))
+            };
+            let total: u64 = all().map(|b| u64::from(b.weight.max(1))).sum();
+            let mut left = hash.checked_rem(total)?;
+            all().find(|b| {
+                let weight = u64::from(b.weight.max(1));
+                let here = left < weight;
+                left = left.saturating_sub(weight);
+                here
+            })
+        };
+        draw(true).or_else(|| draw(false)).map(at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn end(ip: &str, port: u16) -> Endpoint {
+        Endpoint::new(ip.parse().expect("an address"), port)
+    }
+
+    fn publish(
+        address: Option<&str>,
+        ports: RangeInclusive<u16>,
+        to: &[(&str, u16, u16)],
+    ) -> Publish {
+        Publish {
+            proto: 6,
+            address: address.map(|a| a.parse().expect("an address")),
+            network: None,
+            ports,
+            backends: to
+                .iter()
+                .map(|(ip, port, weight)| Backend {
+                    to: end(ip, *port),
+                    weight: *weight,
+                })
+                .collect(),
+        }
+    }
+
+    const CLIENT: NetworkId = NetworkId(9);
+
+    #[test]
+    fn ranges_keep_their_offset_and_addresses_come_first() {
+        let p = Published::new(&[
+            publish(None, 8000..=8010, &[("192.0.2.10", 80, 1)]),
+            publish(Some("198.51.100.2"), 8005..=8005, &[("192.0.2.11", 443, 1)]),
+            publish(None, 53..=53, &[("2001:db8::5", 53, 1)]),
+        ]);
+        let from = (CLIENT, end("203.0.113.1", 5000));
+        let find = |proto, ip, port| p.find(proto, from, end(ip, port), |_| true);
+        assert_eq!(find(6, "198.51.100.1", 8003), Some(end("192.0.2.10", 83)));
+        assert_eq!(find(6, "198.51.100.2", 8005), Some(end("192.0.2.11", 443)));
+        assert_eq!(find(6, "198.51.100.1", 8005), Some(end("192.0.2.10", 85)));
+        assert_eq!(find(17, "198.51.100.1", 8005), None);
+        assert_eq!(find(6, "198.51.100.1", 53), None, "the other family");
+        assert_eq!(find(6, "2001:db8::1", 53), Some(end("2001:db8::5", 53)));
+    }
+
+    #[test]
+    fn back_ends_share_by_weight_and_the_dead_are_passed_over() {
+        let p = Published::new(&[publish(
+            None,
+            80..=80,
+            &[("192.0.2.1", 80, 1), ("192.0.2.2", 80, 3)],
+        )]);
+        let count = |alive: &dyn Fn(IpAddr) -> bool| {
+            let mut n = [0; 2];
+            for port in 1..4001u16 {
+                let from = (CLIENT, end("203.0.113.1", port));
+                let to = end("198.51.100.1", 80);
+                let first = p.find(6, from, to, alive);
+                assert_eq!(first, p.find(6, from, to, alive), "it stays");
+                n[usize::from(first == Some(end("192.0.2.2", 80)))] += 1;
+            }
+            n
+        };
+        let [one, two] = count(&|_| true);
+        assert!(
+            (800..1200).contains(&one) && one + two == 4000,
+            "{one} {two}"
+        );
+        let dead = end("192.0.2.2", 0).addr;
+        assert_eq!(count(&|ip| ip != dead), [4000, 0]);
+        assert_eq!(count(&|_| false), [one, two]);
+    }
+}

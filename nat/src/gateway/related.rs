@@ -1,0 +1,71 @@
+//! ICMP errors: they belong to the connection of the packet they quote, and are translated with it.
+//!
+//! RFC 5508 REQ-3 to REQ-6: an error whose quote is of no connection, or not of what is under way, is dropped; inner addresses and
+//! ports become those its receiver knows; its source is translated only if it is the connection's own end.
+
+use super::flows::ZONE;
+use super::forward::Outcome;
+use super::{Gateway, addresses};
+use crate::Endpoint;
+use crate::conntrack::{Dir, Tuple};
+use crate::hop::{self, Ttl};
+use crate::icmp_error::{QuotedError, Translated};
+use std::net::SocketAddr;
+use vswitch_core::bridge::{Bridge, NetworkId};
+use vswitch_core::frame::{DropReason, Entry};
+use vswitch_core::worker::Cx;
+
+impl Gateway {
+    /// An ICMP message that is no query: an error about one of our connections, or nothing of ours.
+    pub(super) fn related(
+        &mut self,
+        cx: &mut Cx,
+        bridge: &mut Bridge,
+        network: NetworkId,
+        e: &mut Entry,
+    ) -> Result<Outcome, DropReason> {
+        let error = QuotedError::parse(&e.frame, &e.meta).map_err(|_| DropReason::BadPacket)?;
+        let q = &error.quoted;
+        if q.is_later_fragment() {
+            return Err(DropReason::InvalidState);
+        }
+        let at = |end: Endpoint| SocketAddr::new(end.addr, end.port);
+        let answer = q.icmp_type.is_some_and(|t| t == 0 || t == 129);
+        let quoted = if answer {
+            // The identifier of an answer stands at its destination.
+            Tuple::new(ZONE, q.proto, at(q.dst), at(q.src)).reversed()
+        } else {
+            Tuple::new(ZONE, q.proto, at(q.src), at(q.dst))
+        };
+        let tracking = self.tracking.as_deref().ok_or(DropReason::NoRoute)?;
+        let (id, dir) = tracking
+            .conns
+            .lookup_inner(&quoted)
+            .ok_or(DropReason::InvalidState)?;
+        let conn = tracking.conns.get(id).ok_or(DropReason::InvalidState)?;
+        // The packet quoted went the other way; as its sender knows it, it has that direction's own tuple.
+        let sent = *conn.tuple(dir.flip());
+        let back = *conn.tuple(dir);
+        let (outer_src, _) = addresses(e.frame.head(), &e.meta).ok_or(DropReason::BadPacket)?;
+        let translated = sent.dst() != back.src();
+        // The end itself, or a router behind a published port, is known outside by the connection's address only.
+        let hidden = outer_src == back.src() || translated && dir == Dir::Reply;
+        let to = Translated {
+            outer: (if hidden { sent.dst() } else { outer_src }, sent.src()),
+            quoted: (
+                Endpoint::new(sent.src(), sent.src_port),
+                Endpoint::new(sent.dst(), sent.dst_port),
+            ),
+            mtu: None,
+        };
+        let (way, _) = self.way(id, dir)?;
+        self.may_pass(cx, bridge, network, e, way.network)?;
+        error
+            .rewrite(&mut e.frame, &to)
+            .map_err(|_| DropReason::BadPacket)?;
+        if hop::decrement_ttl(&mut e.frame, &e.meta) == Ttl::Expired {
+            return Err(DropReason::TtlExceeded);
+        }
+        self.transmit(cx, bridge, way, e)
+    }
+}
