@@ -88,7 +88,9 @@ pub(super) async fn run(s: &Session, command: Fdb) -> Done {
             if s.json {
                 return show::json(&removed);
             }
-            show::print(&format!("{} entries removed\n", removed["removed"]))
+            let n = removed["removed"].as_u64().unwrap_or(0);
+            let entries = if n == 1 { "entry" } else { "entries" };
+            show::print(&format!("{n} {entries} removed\n"))
         }
         Fdb::Show {
             network,
