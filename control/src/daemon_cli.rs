@@ -4,6 +4,7 @@
 
 use crate::config::{Config, default_socket, default_state};
 use crate::daemon::{Daemon, Options};
+use crate::demo::{self, Demo, Inside};
 use crate::logging::{self, LogFormat};
 use crate::model::from_toml;
 use anyhow::Context;
@@ -22,6 +23,7 @@ Exit codes:
   2  wrong usage
 
 Examples:
+  vswitchd demo
   vswitchd run
   vswitchd run --config /etc/vswitch/vswitchd.toml --workers 2";
 
@@ -36,6 +38,14 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 #[command(next_display_order = None)]
 enum Command {
+    /// Show a switch and three containers at work, in namespaces of their own.
+    Demo(Demo),
+    /// Process 1 of a container of the demo.
+    #[command(hide = true)]
+    DemoAgent(Inside),
+    /// Makes a container of the demo.
+    #[command(hide = true)]
+    DemoContainer(Inside),
     /// Run the switch until SIGTERM or SIGINT.
     Run(Box<Run>),
 }
@@ -86,7 +96,12 @@ pub fn command() -> clap::Command {
 /// Runs vswitchd with the process's arguments.
 #[must_use]
 pub fn main() -> ExitCode {
-    let Command::Run(run) = Cli::parse().command;
+    let run = match Cli::parse().command {
+        Command::Demo(demo) => return demo::main(&demo),
+        Command::DemoAgent(_) => return demo::agent(),
+        Command::DemoContainer(inside) => return demo::hold(&inside),
+        Command::Run(run) => run,
+    };
     match serve(&run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {

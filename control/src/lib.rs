@@ -12,6 +12,7 @@ pub mod client;
 pub mod config;
 pub mod daemon;
 pub mod daemon_cli;
+mod demo;
 pub mod events;
 pub mod handover;
 mod interface;

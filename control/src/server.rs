@@ -1,6 +1,6 @@
 //! The API's listener: a unix socket, and for metrics a TCP address of loopback when asked.
 //!
-//! Who may connect is decided by SO_PEERCRED: root, the daemon's own user, and and members of the group given by
+//! Who may connect is decided by SO_PEERCRED: root, the daemon's own user, and members of the group given by
 //! configuration. The socket's mode lets the group in, or nobody else. Connections, the head of a request and the time it may take
 //! are bounded. A lock file beside the socket keeps a second daemon out; a socket left behind by a crash is replaced.
 

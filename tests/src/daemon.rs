@@ -276,8 +276,11 @@ impl Drop for Daemon {
 }
 
 /// Path of a program of ours: in `VSWITCH_BIN_DIR`, else beside the directory of the test binary.
+///
+/// # Panics
+/// When it isn't built.
 #[track_caller]
-fn program(name: &str) -> String {
+pub fn program(name: &str) -> String {
     let dir = std::env::var_os("VSWITCH_BIN_DIR").map_or_else(
         || {
             let test = std::env::current_exe().expect("path of the test binary");

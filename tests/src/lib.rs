@@ -58,7 +58,7 @@ mod skip;
 mod traffic;
 
 pub use capture::{Capture, tshark_fields};
-pub use daemon::{Daemon, DaemonBuilder};
+pub use daemon::{Daemon, DaemonBuilder, program};
 pub use http::Response;
 pub use iperf::Iperf;
 pub use lab::{Lab, Mtu, Unavailable};

@@ -158,6 +158,20 @@ pub(crate) fn patched<T: Serialize + DeserializeOwned>(
         )
     };
     let mut json = serde_json::to_value(value).map_err(bad)?;
+    // Taking away what can't be there would go unnoticed.
+    for (field, _) in patch
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter(|(_, v)| v.is_null())
+    {
+        let alone = serde_json::json!({ field: null });
+        if let Err(e) = serde_json::from_value::<T>(alone)
+            && e.to_string().starts_with("unknown field")
+        {
+            return Err(bad(e));
+        }
+    }
     merge(&mut json, patch);
     serde_json::from_value(json).map_err(bad)
 }
@@ -195,6 +209,8 @@ mod tests {
         let back = json!({"mtu": null, "egress_rate": null, "storm": null});
         assert_eq!(patched(&p, &back, "port").unwrap(), port);
         let wrong = patched(&port, &json!({"mtuu": 9000}), "port").unwrap_err();
+        assert!(wrong.reason.contains("mtuu"), "{wrong}");
+        let wrong = patched(&port, &json!({"mtuu": null}), "port").unwrap_err();
         assert!(wrong.reason.contains("mtuu"), "{wrong}");
     }
 }

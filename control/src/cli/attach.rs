@@ -11,8 +11,8 @@ use std::net::IpAddr;
 
 const AFTER_HELP: &str = "\
 Examples:
-  vswitchctl attach --pid 4711 --ip 192.0.2.10/24 --gw 192.0.2.1 lan
-  vswitchctl attach --netns blue --ip 192.0.2.11/24,2001:db8::11/64 --name blue lan";
+  vswitchctl attach lan --pid 4711 --ip 192.0.2.10/24 --gw 192.0.2.1
+  vswitchctl attach lan --netns blue --ip 192.0.2.11/24,2001:db8::11/64 --type veth";
 
 #[derive(Clone, Copy, Debug, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]

@@ -88,7 +88,9 @@ pub(super) async fn run(s: &Session, command: Fdb) -> Done {
             if s.json {
                 return show::json(&removed);
             }
-            show::print(&format!("{} entries removed\n", removed["removed"]))
+            let n = removed["removed"].as_u64().unwrap_or(0);
+            let entries = if n == 1 { "entry" } else { "entries" };
+            show::print(&format!("{n} {entries} removed\n"))
         }
         Fdb::Show {
             network,
@@ -102,21 +104,28 @@ pub(super) async fn run(s: &Session, command: Fdb) -> Done {
             if s.json {
                 return show::json(&entries);
             }
-            let rows = entries.iter().map(row).collect();
-            show::table(&["MAC", "VLAN", "PORT", "AGE"], rows, "nothing learned yet")
+            let rows = entries.iter().map(FdbView::row).collect();
+            show::table(&FdbView::HEAD, rows, "nothing learned yet")
         }
     }
 }
 
-fn row(e: &FdbView) -> Vec<String> {
-    vec![
-        e.mac.clone(),
-        if e.vlan == 0 {
-            "-".into()
-        } else {
-            e.vlan.to_string()
-        },
-        e.port.clone(),
-        e.age.map_or_else(|| "static".into(), |a| format!("{a}s")),
-    ]
+impl FdbView {
+    /// The head of [`FdbView::row`]s.
+    pub(crate) const HEAD: [&str; 4] = ["MAC", "VLAN", "PORT", "AGE"];
+
+    /// As a row of a table.
+    pub(crate) fn row(&self) -> Vec<String> {
+        vec![
+            self.mac.clone(),
+            if self.vlan == 0 {
+                "-".into()
+            } else {
+                self.vlan.to_string()
+            },
+            self.port.clone(),
+            self.age
+                .map_or_else(|| "static".into(), |a| format!("{a}s")),
+        ]
+    }
 }

@@ -17,6 +17,8 @@ mod top;
 mod topology;
 mod watch;
 
+pub(crate) use show::aligned as table;
+
 use crate::client::{Client, ClientError};
 use crate::config::default_socket;
 use crate::refusal::Kind;

@@ -1,6 +1,6 @@
 //! `vswitchctl network`.
 
-use super::options::{NetworkOptions, patch};
+use super::options::{NetworkOptions, changes, patch};
 use super::{Done, Session, show};
 use crate::client::escape;
 use crate::plane::NetworkView;
@@ -48,7 +48,7 @@ pub(super) async fn run(s: &Session, command: Network) -> Done {
             if s.json { show::json(&made) } else { Ok(()) }
         }
         Network::Set { name, options } => {
-            let body = Value::Object(patch(&options));
+            let body = changes("network", &name, patch(&options))?;
             let now = s.client.call("PATCH", &path(&name), Some(&body)).await?;
             if s.json { show::json(&now) } else { Ok(()) }
         }

@@ -1,5 +1,6 @@
 //! Options that are fields of the model. Serialised they are a JSON merge patch, so `add` and `set` share them.
 
+use super::CtlError;
 use crate::model::PortKind;
 use crate::units::{BitRate, Cidr, FrameRate, Mac, Span, Vlans};
 use clap::Args;
@@ -16,7 +17,7 @@ pub(super) struct NetworkOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     ageing: Option<Span>,
     /// A leave message ends a multicast membership at once.
-    #[arg(long, value_name = "on|off", value_parser = BoolishValueParser::new())]
+    #[arg(long, value_name = "on|off", hide_possible_values = true, value_parser = BoolishValueParser::new())]
     #[serde(skip_serializing_if = "Option::is_none")]
     fast_leave: Option<bool>,
     /// Most FDB entries [default: 65536].
@@ -40,21 +41,22 @@ pub(super) struct NetworkOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     membership: Option<Span>,
     /// The switch itself asks for multicast memberships.
-    #[arg(long, value_name = "on|off", value_parser = BoolishValueParser::new())]
+    #[arg(long, value_name = "on|off", hide_possible_values = true, value_parser = BoolishValueParser::new())]
     #[serde(skip_serializing_if = "Option::is_none")]
     querier: Option<bool>,
     /// Snoop IGMP and MLD.
-    #[arg(long, value_name = "on|off", value_parser = BoolishValueParser::new())]
+    #[arg(long, value_name = "on|off", hide_possible_values = true, value_parser = BoolishValueParser::new())]
     #[serde(skip_serializing_if = "Option::is_none")]
     snooping: Option<bool>,
     /// 802.1Q tags select VLANs.
-    #[arg(long, value_name = "on|off", value_parser = BoolishValueParser::new())]
+    #[arg(long, value_name = "on|off", hide_possible_values = true, value_parser = BoolishValueParser::new())]
     #[serde(skip_serializing_if = "Option::is_none")]
     vlan_aware: Option<bool>,
 }
 
 /// What of a port can be changed while it is there.
 #[derive(Debug, Default, Args, Serialize)]
+#[command(next_help_heading = "Limits, guards and VLANs")]
 pub(super) struct PortOptions {
     /// IP source guard: accept only these prefixes.
     #[arg(long, value_delimiter = ',', value_name = "PREFIX")]
@@ -65,7 +67,7 @@ pub(super) struct PortOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     allowed_macs: Option<Vec<Mac>>,
     /// Drop ARP and ND claims of addresses that aren't allowed.
-    #[arg(long, value_name = "on|off", value_parser = BoolishValueParser::new())]
+    #[arg(long, value_name = "on|off", hide_possible_values = true, value_parser = BoolishValueParser::new())]
     #[serde(skip_serializing_if = "Option::is_none")]
     arp_inspection: Option<bool>,
     /// Limit of broadcast frames received.
@@ -77,7 +79,7 @@ pub(super) struct PortOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     egress_rate: Option<BitRate>,
     /// May send a frame back where it came from.
-    #[arg(long, value_name = "on|off", value_parser = BoolishValueParser::new())]
+    #[arg(long, value_name = "on|off", hide_possible_values = true, value_parser = BoolishValueParser::new())]
     #[serde(skip_serializing_if = "Option::is_none")]
     hairpin: Option<bool>,
     /// Most bits per second received.
@@ -85,15 +87,15 @@ pub(super) struct PortOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     ingress_rate: Option<BitRate>,
     /// Exchange no frame with other isolated ports.
-    #[arg(long, value_name = "on|off", value_parser = BoolishValueParser::new())]
+    #[arg(long, value_name = "on|off", hide_possible_values = true, value_parser = BoolishValueParser::new())]
     #[serde(skip_serializing_if = "Option::is_none")]
     isolated: Option<bool>,
     /// Learn source MACs [default: on].
-    #[arg(long, value_name = "on|off", value_parser = BoolishValueParser::new())]
+    #[arg(long, value_name = "on|off", hide_possible_values = true, value_parser = BoolishValueParser::new())]
     #[serde(skip_serializing_if = "Option::is_none")]
     learning: Option<bool>,
     /// Send loop probes, and shut the port when one comes back [default: on].
-    #[arg(long, value_name = "on|off", value_parser = BoolishValueParser::new())]
+    #[arg(long, value_name = "on|off", hide_possible_values = true, value_parser = BoolishValueParser::new())]
     #[serde(skip_serializing_if = "Option::is_none")]
     loop_guard: Option<bool>,
     /// Most MACs learned.
@@ -109,7 +111,7 @@ pub(super) struct PortOptions {
     #[serde(skip)]
     multicast_limit: Option<FrameRate>,
     /// A multicast router is behind the port.
-    #[arg(long, value_name = "on|off", value_parser = BoolishValueParser::new())]
+    #[arg(long, value_name = "on|off", hide_possible_values = true, value_parser = BoolishValueParser::new())]
     #[serde(skip_serializing_if = "Option::is_none")]
     multicast_router: Option<bool>,
     /// VLAN of untagged frames received; 0 refuses them [default: 1].
@@ -129,13 +131,14 @@ pub(super) struct PortOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     untagged: Option<Vlans>,
     /// Whether frames may pass [default: on].
-    #[arg(long, value_name = "on|off", value_parser = BoolishValueParser::new())]
+    #[arg(long, value_name = "on|off", hide_possible_values = true, value_parser = BoolishValueParser::new())]
     #[serde(skip_serializing_if = "Option::is_none")]
     up: Option<bool>,
 }
 
 /// Where a port's frames come from and go to.
 #[derive(Debug, Default, Args, Serialize)]
+#[command(next_help_heading = "Where its frames come from and go to")]
 pub(super) struct PortPlace {
     /// Addresses of the container's interface.
     #[arg(long, value_delimiter = ',', value_name = "ADDRESS/LEN")]
@@ -173,6 +176,23 @@ pub(super) struct PortPlace {
     #[arg(long, value_name = "FRAMES")]
     #[serde(skip_serializing_if = "Option::is_none")]
     queue: Option<u32>,
+}
+
+/// The patch of a `set`, which must change something.
+pub(super) fn changes(
+    what: &str,
+    name: &str,
+    patch: Map<String, Value>,
+) -> Result<Value, CtlError> {
+    if patch.is_empty() {
+        return Err(CtlError::Usage {
+            act: "changing",
+            thing: format!("{what} `{name}`"),
+            reason: "no option says how".into(),
+            remedy: "name one; --help lists them",
+        });
+    }
+    Ok(Value::Object(patch))
 }
 
 /// As a patch.

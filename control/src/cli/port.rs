@@ -1,9 +1,10 @@
 //! `vswitchctl port`.
 
-use super::options::{PortOptions, PortPlace, patch};
+use super::options::{PortOptions, PortPlace, changes, patch};
 use super::{CtlError, Done, Session, show};
 use crate::client::{ClientError, escape};
 use crate::handover::{self, Handover};
+use crate::model::{Topology, to_toml};
 use crate::plane::PortView;
 use clap::Subcommand;
 use serde_json::Value;
@@ -49,7 +50,7 @@ pub(super) enum Port {
     },
     /// Show ports.
     Show {
-        /// Only this one.
+        /// Only this one, with its settings.
         name: Option<String>,
     },
 }
@@ -99,11 +100,12 @@ pub(super) async fn run(s: &Session, command: Port) -> Done {
                     .into_iter()
                     .map(|f| (f.replace('-', "_"), Value::Null)),
             );
-            let body = Value::Object(body);
+            let body = changes("port", &name, body)?;
             let now = s.client.call("PATCH", &path(&name), Some(&body)).await?;
             if s.json { show::json(&now) } else { Ok(()) }
         }
         Port::Show { name } => {
+            let one = name.is_some();
             let ports: Vec<PortView> = match name {
                 Some(n) => vec![s.client.get(&path(&n)).await?],
                 None => s.client.get("/v1/ports").await?,
@@ -119,7 +121,11 @@ pub(super) async fn run(s: &Session, command: Port) -> Done {
                 &head,
                 rows,
                 "no ports: `vswitchctl port add NAME --network NETWORK`",
-            )
+            )?;
+            if one {
+                return show::print(&settings(ports));
+            }
+            Ok(())
         }
     }
 }
@@ -147,6 +153,15 @@ async fn hand_over(s: &Session, name: String, port: Value, number: i32) -> Done 
     ))?;
     let view = answer.map_err(ClientError::Refused)?;
     if s.json { show::json(&view) } else { Ok(()) }
+}
+
+/// What isn't by default, as in a topology file.
+fn settings(ports: Vec<PortView>) -> String {
+    let mut topology = Topology::default();
+    topology
+        .ports
+        .extend(ports.into_iter().map(|p| (p.name, p.config)));
+    format!("\n{}", to_toml(&topology))
 }
 
 fn row(p: &PortView) -> Vec<String> {

@@ -28,8 +28,13 @@ pub(super) fn json(value: &impl Serialize) -> Done {
 
 /// Prints rows under a head; nothing but `empty` if there are none.
 pub(super) fn table(head: &[&str], rows: Vec<Vec<String>>, empty: &str) -> Done {
+    print(&aligned(head, rows, empty))
+}
+
+/// Rows under a head, as text.
+pub(crate) fn aligned(head: &[&str], rows: Vec<Vec<String>>, empty: &str) -> String {
     if rows.is_empty() {
-        return print(&format!("{empty}\n"));
+        return format!("{empty}\n");
     }
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
@@ -40,7 +45,7 @@ pub(super) fn table(head: &[&str], rows: Vec<Vec<String>>, empty: &str) -> Done 
         text.push_str(line.strip_prefix(' ').unwrap_or(line).trim_end());
         text.push('\n');
     }
-    print(&text)
+    text
 }
 
 /// A number with a unit of thousands.

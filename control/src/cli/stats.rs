@@ -1,8 +1,9 @@
 //! `vswitchctl stats`.
 
 use super::{Done, Session, show};
-use crate::plane::{PortStats, Stats as Reading};
+use crate::plane::{PortStats, Stats as Reading, Totals};
 use crate::refusal::Refusal;
+use std::fmt;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Stats {
@@ -33,11 +34,7 @@ pub(super) async fn run(s: &Session, command: &Stats) -> Done {
         "DROPS",
     ];
     show::table(&head, stats.ports.iter().map(row).collect(), "no ports")?;
-    let t = &stats.totals;
-    show::print(&format!(
-        "received {} + copied {} + originated {} + split {} = sent {} + dropped {} + held {}\n",
-        t.received, t.copied, t.originated, t.split, t.sent, t.dropped, t.held
-    ))
+    show::print(&format!("{}\n", stats.totals))
 }
 
 fn row(p: &PortStats) -> Vec<String> {
@@ -50,6 +47,22 @@ fn row(p: &PortStats) -> Vec<String> {
         p.tx_bytes.to_string(),
         drops(p),
     ]
+}
+
+impl fmt::Display for Totals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "received {} + copied {} + originated {} + split {} = sent {} + dropped {} + held {}",
+            self.received,
+            self.copied,
+            self.originated,
+            self.split,
+            self.sent,
+            self.dropped,
+            self.held
+        )
+    }
 }
 
 /// Drops by reason, the most first.

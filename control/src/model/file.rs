@@ -1,6 +1,6 @@
 //! The topology as a TOML file: read whole, with line and column of what is wrong; written without the defaults.
 
-use super::{Network, Port, Problem, Topology};
+use super::{Mirror, Network, Port, Problem, Topology};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
@@ -86,6 +86,7 @@ pub fn to_toml(topology: &Topology) -> String {
         ("networks", serde_json::to_value(Network::default())),
         // No name is empty, so the network always stays.
         ("ports", serde_json::to_value(Port::new(""))),
+        ("mirrors", serde_json::to_value(Mirror::new(""))),
     ];
     for (section, default) in defaults {
         let (Some(Value::Object(items)), Ok(Value::Object(default))) =
@@ -135,7 +136,9 @@ ingress = ["web"]
     fn a_topology_comes_back_as_it_was_written() {
         let t = from_toml(Path::new("t.toml"), GOOD).unwrap();
         let text = to_toml(&t);
-        assert!(!text.contains("mtu"), "defaults are left out: {text}");
+        for default in ["mtu", "vlans", "target_floods", "egress ="] {
+            assert!(!text.contains(default), "{default} isn't left out: {text}");
+        }
         assert_eq!(from_toml(Path::new("t.toml"), &text).unwrap(), t);
     }
 

@@ -327,6 +327,21 @@ pub struct Mirror {
     pub target_floods: bool,
 }
 
+impl Mirror {
+    /// A session to this port that copies nothing yet.
+    #[must_use]
+    pub fn new(target: &str) -> Mirror {
+        Mirror {
+            target: target.to_owned(),
+            ingress: Vec::new(),
+            egress: Vec::new(),
+            vlans: Vec::new(),
+            truncate: None,
+            target_floods: false,
+        }
+    }
+}
+
 /// A VLAN of a network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

@@ -105,6 +105,20 @@ fn req_name(req: &libc::ifreq) -> String {
         .unwrap_or_default()
 }
 
+/// Whether /dev/net/tun is the driver's and may be opened.
+pub fn check() -> Result<(), TunError> {
+    let flags = nix::fcntl::OFlag::O_RDWR | nix::fcntl::OFlag::O_CLOEXEC;
+    let fd = nix::fcntl::open("/dev/net/tun", flags, nix::sys::stat::Mode::empty())
+        .map_err(TunError::Open)?;
+    let stat = nix::sys::stat::fstat(&fd).map_err(TunError::Open)?;
+    // Documentation/admin-guide/devices.txt: misc (10), minor 200.
+    let is_device = stat.st_mode & libc::S_IFMT == libc::S_IFCHR;
+    if is_device && stat.st_rdev == libc::makedev(10, 200) {
+        return Ok(());
+    }
+    Err(TunError::Open(Errno::ENODEV))
+}
+
 /// Opens one queue of TAP device `name` in the calling thread's network namespace, creating the device if needed; an empty
 /// name lets the kernel choose (`tap%d`). The queue is non-blocking, close-on-exec, with virtio-net headers.
 /// The device is moved with its queues when it is moved to another namespace; the fd holds a reference to the

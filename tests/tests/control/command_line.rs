@@ -80,6 +80,8 @@ fn refusals_name_act_thing_and_remedy_and_have_exit_codes() {
         &["port", "add", "x"],
         &["attach", "frontend"],
         &["completions", "tcsh"],
+        &["network", "set", "frontend"],
+        &["port", "set", "web"],
         &["top", "--interval", "0"],
     ] {
         let (code, err) = code(args);

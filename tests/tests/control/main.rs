@@ -3,6 +3,8 @@
 mod access;
 mod attach;
 mod command_line;
+mod demo;
 mod life;
 mod ports;
+mod readme;
 mod topology;
