@@ -12,6 +12,7 @@ mod stream;
 mod switch;
 
 pub use answer::ErrorBody;
+pub use gateway::ConnectionEvent;
 pub use switch::openapi;
 
 use crate::model::{Change, Topology};
@@ -43,6 +44,12 @@ pub(crate) fn router(plane: Shared) -> Router {
         .route("/v1", get(switch::info))
         .route("/v1/", get(switch::info))
         .route("/v1/events", get(switch::events))
+        .route(
+            "/v1/conntrack",
+            get(gateway::connections).delete(gateway::flush),
+        )
+        .route("/v1/conntrack/count", get(gateway::count))
+        .route("/v1/conntrack/events", get(gateway::events))
         .route("/v1/gateway/neighbours", get(gateway::neighbours))
         .route("/v1/mirrors", get(switch::mirrors))
         .route(
@@ -76,6 +83,11 @@ pub(crate) fn router(plane: Shared) -> Router {
                 .post(ports::add)
                 .patch(ports::set)
                 .delete(ports::del),
+        )
+        .route("/v1/publish", get(gateway::published))
+        .route(
+            "/v1/publish/{name}",
+            post(gateway::publish).delete(gateway::unpublish),
         )
         .route("/v1/stats", get(switch::stats))
         .route(

@@ -188,7 +188,7 @@ pub(crate) struct Which {
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Removed {
     /// Entries removed.
-    removed: usize,
+    pub(super) removed: usize,
 }
 
 /// Removes learned entries.

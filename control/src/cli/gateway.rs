@@ -2,8 +2,10 @@
 
 use super::{CtlError, Done, Session, show};
 use crate::client::escape;
+use crate::model::NatFiltering;
 use crate::plane::{NeighbourView, NetworkView};
-use crate::units::{Cidr, Mac};
+use crate::units::{Cidr, Mac, Ports};
+use clap::builder::BoolishValueParser;
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 use std::net::IpAddr;
@@ -41,6 +43,21 @@ pub(super) struct Set {
     /// Routes by routers of the network, as PREFIX=ROUTER, such as 0.0.0.0/0=198.51.100.1.
     #[arg(long, value_delimiter = ',', value_name = "PREFIX=ROUTER")]
     route: Option<Vec<RouteArg>>,
+    /// Source translation of what leaves by the network: on is masquerade [default: on for uplinks].
+    #[arg(long, value_name = "on|off", value_parser = BoolishValueParser::new())]
+    nat: Option<bool>,
+    /// External addresses of source translation, instead of the gateway's own.
+    #[arg(long, value_delimiter = ',', value_name = "ADDRESS")]
+    nat_addresses: Option<Vec<IpAddr>>,
+    /// Who may send to an external port that is in use.
+    #[arg(long, value_enum)]
+    nat_filtering: Option<NatFiltering>,
+    /// External ports of source translation [default: 1-65535].
+    #[arg(long, value_name = "PORTS")]
+    nat_ports: Option<Ports>,
+    /// The network leads outside: what comes from it gets in only if it was asked for, or is published.
+    #[arg(long, value_name = "on|off", value_parser = BoolishValueParser::new())]
+    uplink: Option<bool>,
     /// VLAN of the gateway, in a VLAN-aware network [default: 1].
     #[arg(long)]
     vlan: Option<u16>,
@@ -76,6 +93,21 @@ impl Set {
         put("mac", self.mac.as_ref().map(|m| json!(m)));
         put("mtu", self.mtu.map(Value::from));
         put("vlan", self.vlan.map(Value::from));
+        put("uplink", self.uplink.map(Value::from));
+        let mut nat = Map::new();
+        nat.extend(self.nat.map(|on| ("off".to_owned(), Value::from(!on))));
+        let addresses = self.nat_addresses.as_ref();
+        nat.extend(addresses.map(|a| ("addresses".to_owned(), json!(a))));
+        nat.extend(
+            self.nat_filtering
+                .map(|f| ("filtering".to_owned(), json!(f))),
+        );
+        nat.extend(
+            self.nat_ports
+                .as_ref()
+                .map(|p| ("ports".to_owned(), json!(p))),
+        );
+        put("nat", (!nat.is_empty()).then(|| Value::Object(nat)));
         let route = |r: &RouteArg| json!({"to": r.to, "via": r.via});
         let routes = self.route.as_ref();
         put("routes", routes.map(|r| r.iter().map(route).collect()));

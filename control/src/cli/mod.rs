@@ -4,6 +4,7 @@
 //! and the remedy; the exit code tells programs which sort it was.
 
 mod attach;
+mod conntrack;
 mod docs;
 mod fdb;
 mod gateway;
@@ -11,6 +12,7 @@ mod mirror;
 mod network;
 mod options;
 mod port;
+mod publish;
 mod show;
 mod stats;
 mod top;
@@ -64,6 +66,9 @@ enum Command {
     Attach(attach::Attach),
     /// Print a completion script for a shell.
     Completions(docs::Completions),
+    /// Connections that the gateways track.
+    #[command(subcommand)]
+    Conntrack(conntrack::Conntrack),
     /// Show what `apply` would change.
     Diff(topology::File),
     /// Watch events as they happen.
@@ -87,6 +92,9 @@ enum Command {
     /// Ports.
     #[command(subcommand)]
     Port(port::Port),
+    /// Published ports: a gateway's port stands for a container's.
+    #[command(subcommand)]
+    Publish(publish::Publish),
     /// Counters of ports, drops by reason, and the ledger.
     Stats(stats::Stats),
     /// Live view of ports and their rates.
@@ -186,6 +194,7 @@ async fn run(s: &Session, command: Command) -> Done {
         Command::Apply(c) => topology::apply(s, &c).await,
         Command::Attach(c) => attach::run(s, c).await,
         Command::Completions(c) => docs::completions(&c),
+        Command::Conntrack(c) => conntrack::run(s, c).await,
         Command::Diff(c) => topology::show_diff(s, &c).await,
         Command::Events(c) => watch::run(s, &c).await,
         Command::Export => topology::export(s).await,
@@ -195,6 +204,7 @@ async fn run(s: &Session, command: Command) -> Done {
         Command::Mirror(c) => mirror::run(s, c).await,
         Command::Network(c) => network::run(s, c).await,
         Command::Port(c) => port::run(s, c).await,
+        Command::Publish(c) => publish::run(s, c).await,
         Command::Stats(c) => stats::run(s, &c).await,
         Command::Top(c) => top::run(s, &c).await,
     }

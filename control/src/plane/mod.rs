@@ -11,11 +11,13 @@
 //! reason; it is tried again at the next change.
 
 mod commit;
+mod conntrack;
 mod view;
 
+pub use conntrack::{ConnectionCount, ConnectionFilter, ConnectionView, Direction};
 pub use view::{
-    FdbView, Info, MdbView, MirrorView, NeighbourView, NetworkView, PortStats, PortView, Rates,
-    Stats, Totals,
+    FdbView, Info, MdbView, MirrorView, NeighbourView, NetworkView, PortStats, PortView,
+    PublishedView, Rates, Stats, Totals,
 };
 
 use crate::events::{Bus, Record};

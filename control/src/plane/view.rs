@@ -1,7 +1,7 @@
 //! What the running switch shows.
 
 use super::Plane;
-use crate::model::{Mirror, Network, Port};
+use crate::model::{Mirror, Network, Port, PublishedPort};
 use crate::refusal::{Kind, Refusal};
 use crate::units::Mac;
 use serde::{Deserialize, Serialize};
@@ -74,6 +74,15 @@ pub struct MirrorView {
     pub name: String,
     /// Its configuration.
     pub config: Mirror,
+}
+
+/// A published port.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct PublishedView {
+    /// Its name.
+    pub name: String,
+    /// Its configuration.
+    pub config: PublishedPort,
 }
 
 /// An FDB entry.
@@ -451,6 +460,16 @@ impl Plane {
             most = most.max(n);
         }
         Ok(most)
+    }
+
+    /// All published ports.
+    #[must_use]
+    pub fn published_views(&self) -> Vec<PublishedView> {
+        let view = |(name, config): (&String, &PublishedPort)| PublishedView {
+            name: name.clone(),
+            config: config.clone(),
+        };
+        self.desired.publish.iter().map(view).collect()
     }
 
     /// All mirror sessions.

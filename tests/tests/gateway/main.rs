@@ -1,3 +1,4 @@
 //! The gateway: a router in the switch, with real containers on its networks.
 
+mod nat;
 mod routing;

@@ -1,0 +1,98 @@
+//! `vswitchctl publish`: ports of the gateways that stand for containers'.
+
+use super::{Done, Session, show};
+use crate::client::escape;
+use crate::model::{Protocol, PublishedPort};
+use crate::plane::PublishedView;
+use crate::units::{BackendAddress, Ports};
+use clap::Subcommand;
+use std::net::IpAddr;
+
+#[derive(Debug, Subcommand)]
+#[command(next_display_order = None)]
+pub(super) enum Publish {
+    /// Publish a port or a range of ports.
+    Add {
+        /// A name for it.
+        name: String,
+        /// Ports of the gateway, such as 8080 or 8000-8010.
+        #[arg(long)]
+        ports: Ports,
+        /// Where they lead, such as 192.0.2.10:80; of several one is chosen per connection, with a weight as in 192.0.2.10:80*3.
+        #[arg(
+            long,
+            value_delimiter = ',',
+            required = true,
+            value_name = "ADDRESS[:PORT][*WEIGHT]"
+        )]
+        to: Vec<BackendAddress>,
+        /// The gateway's address [default: every one].
+        #[arg(long)]
+        address: Option<IpAddr>,
+        /// The network it is reached from [default: every one].
+        #[arg(long)]
+        network: Option<String>,
+        /// Protocol.
+        #[arg(long, value_enum, default_value = "tcp")]
+        protocol: Protocol,
+    },
+    /// Publish a port no longer; connections that exist go on.
+    Del {
+        /// Its name.
+        name: String,
+    },
+    /// Show published ports.
+    Show,
+}
+
+pub(super) async fn run(s: &Session, command: Publish) -> Done {
+    match command {
+        Publish::Add {
+            name,
+            ports,
+            to,
+            address,
+            network,
+            protocol,
+        } => {
+            let port = PublishedPort {
+                ports,
+                protocol,
+                to,
+                address,
+                network,
+            };
+            let body = serde_json::to_value(&port).unwrap_or_default();
+            let path = format!("/v1/publish/{}", escape(&name));
+            let made = s.client.call("POST", &path, Some(&body)).await?;
+            if s.json { show::json(&made) } else { Ok(()) }
+        }
+        Publish::Del { name } => {
+            let path = format!("/v1/publish/{}", escape(&name));
+            s.client.call("DELETE", &path, None).await?;
+            Ok(())
+        }
+        Publish::Show => {
+            let all: Vec<PublishedView> = s.client.get("/v1/publish").await?;
+            if s.json {
+                return show::json(&all);
+            }
+            let rows = all.iter().map(row).collect();
+            let head = ["NAME", "PROTO", "ADDRESS", "PORTS", "TO", "FROM NETWORK"];
+            show::table(&head, rows, "no published ports")
+        }
+    }
+}
+
+fn row(p: &PublishedView) -> Vec<String> {
+    let c = &p.config;
+    let to: Vec<String> = c.to.iter().map(ToString::to_string).collect();
+    vec![
+        p.name.clone(),
+        format!("{:?}", c.protocol).to_lowercase(),
+        c.address.map_or("any".into(), |a| a.to_string()),
+        c.ports.to_string(),
+        to.join(","),
+        c.network.clone().unwrap_or_else(|| "any".into()),
+    ]
+}
