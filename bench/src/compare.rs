@@ -9,7 +9,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use vswitch_tests::Lab;
 
-use crate::peer::{Bed, Peer};
+use crate::peer::{Bed, Peer, Setup};
 use crate::report::{Failure, Report};
 use crate::workload::{Times, Workload};
 use crate::{machine, stop};
@@ -53,6 +53,18 @@ pub(crate) struct Compare {
     /// Time idle wake-ups are counted in.
     #[arg(long, default_value_t = 5.0)]
     idle_seconds: f64,
+    /// Whose figures the ratios are to.
+    #[arg(long, value_enum, default_value = "bridge")]
+    base: Peer,
+    /// Another build to compare with: folder of its vswitchd and vswitchctl, which peers before-tap and before-veth run.
+    #[arg(long, value_name = "DIR")]
+    before: Option<PathBuf>,
+    /// A further argument of `vswitchd run`, such as --daemon-arg=--workers=2.
+    #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
+    daemon_arg: Vec<String>,
+    /// Keep the two ends of a workload on processors 0 and 1, instead of where the kernel puts them.
+    #[arg(long)]
+    pin: bool,
     /// Write everything to this file as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -81,6 +93,15 @@ impl Compare {
             unique(&self.workload, &WORKLOADS),
             unique(&self.peer, &PEERS),
         );
+        let another = |p: &Peer| matches!(p, Peer::BeforeTap | Peer::BeforeVeth);
+        ensure!(
+            self.before.is_some() || !peers.iter().any(another),
+            "peers before-tap and before-veth run another build: name its folder by --before"
+        );
+        let setup = Setup {
+            before: self.before.clone().unwrap_or_default(),
+            daemon_args: self.daemon_arg.clone(),
+        };
         stop::listen()?;
         if peers
             .iter()
@@ -99,8 +120,10 @@ impl Compare {
             );
         }
         let command = std::env::args().collect::<Vec<_>>().join(" ");
-        let mut report = Report::new(command, versions(&peers));
-        self.rounds(&workloads, &peers, &mut report)?;
+        let mut report = Report::new(command, self.base, versions(&peers, &setup));
+        let load = machine::load();
+        self.rounds(&workloads, &peers, &setup, &mut report)?;
+        report.note("load", format!("{load} before, {} after", machine::load()));
         print!("{}", report.table());
         if let Some(file) = &self.json {
             let text = serde_json::to_string_pretty(&report.json())
@@ -115,12 +138,14 @@ impl Compare {
         &self,
         workloads: &[Workload],
         peers: &[Peer],
+        setup: &Setup,
         report: &mut Report,
     ) -> anyhow::Result<()> {
         let lab = Lab::new("compare")?;
         let times = Times {
             seconds: self.seconds,
             idle_seconds: self.idle_seconds,
+            pin: self.pin,
         };
         let steps = usize::from(self.rounds) * peers.len() * (workloads.len() + 1);
         let bar = ProgressBar::new(steps as u64);
@@ -144,7 +169,7 @@ impl Compare {
             for peer in peers {
                 say("start", *peer);
                 let bed = peer
-                    .start(&lab)
+                    .start(&lab, setup)
                     .map_err(|e| report.fail(*peer, None, round, &e));
                 beds.push((*peer, bed.ok()));
                 bar.inc(1);
@@ -158,7 +183,7 @@ impl Compare {
                         continue;
                     };
                     let figures = if workload.starts_its_own() {
-                        workload.start(&lab)
+                        workload.start(&lab, setup.build(*peer))
                     } else {
                         workload.run(bed, times)
                     };
@@ -192,14 +217,14 @@ impl Report {
     }
 }
 
-fn versions(peers: &[Peer]) -> Vec<(String, String)> {
+fn versions(peers: &[Peer], setup: &Setup) -> Vec<(String, String)> {
     let mut all: Vec<(String, String)> = vec![];
     for (name, value) in machine::description() {
         all.push((name.to_owned(), value));
     }
     for peer in peers {
         if let Some(version) = peer
-            .version_command()
+            .version_command(setup)
             .and_then(|argv| machine::version(&argv))
         {
             all.push((peer.name(), version));

@@ -142,6 +142,12 @@ pub(crate) fn description() -> Vec<(&'static str, String)> {
     ]
 }
 
+/// Processes that ran or wanted to, over the last minute.
+pub(crate) fn load() -> String {
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    load.split(' ').next().unwrap_or_default().to_owned()
+}
+
 /// CPU seconds of processes, all their threads.
 pub(crate) fn cpu_seconds(pids: &[i32]) -> f64 {
     let one = |pid: &i32| {

@@ -28,25 +28,35 @@ struct Series {
 }
 
 /// Everything measured so far.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Report {
     series: Vec<Series>,
     pub(crate) failures: Vec<Failure>,
     /// Names and values of what the machine and the programs are.
     versions: Vec<(String, String)>,
     command: String,
+    /// Whose figures the ratios of the table are to.
+    base: Peer,
     /// Rounds that were begun.
     pub(crate) rounds: usize,
 }
 
 impl Report {
     /// Of nothing yet.
-    pub(crate) fn new(command: String, versions: Vec<(String, String)>) -> Self {
+    pub(crate) fn new(command: String, base: Peer, versions: Vec<(String, String)>) -> Self {
         Self {
-            command,
+            series: vec![],
+            failures: vec![],
             versions,
-            ..Self::default()
+            command,
+            base,
+            rounds: 0,
         }
+    }
+
+    /// Adds something to know about the run.
+    pub(crate) fn note(&mut self, name: &str, value: String) {
+        self.versions.push((name.to_owned(), value));
     }
 
     /// Takes the figures of one sample.
@@ -76,6 +86,10 @@ impl Report {
     }
 
     fn ratio(&self, ours: &Series, to: Peer) -> Option<Summary> {
+        // One datagram lost against none says nothing.
+        if ours.metric.name == "lost" {
+            return None;
+        }
         let theirs = self.series(ours.metric.workload, ours.metric.name, to)?;
         ratios(&ours.values, &theirs.values)
     }
@@ -95,6 +109,7 @@ impl Report {
     /// For people.
     pub(crate) fn table(&self) -> String {
         let mut text = String::new();
+        let base = format!("x {}", self.base.name());
         for (name, value) in &self.versions {
             let _ = writeln!(text, "{name:<14} {value}");
         }
@@ -108,8 +123,8 @@ impl Report {
             );
             let _ = writeln!(
                 text,
-                "\n{title:<30} {:>10} {:>10} {:>10}   {:>8}  {:>15}",
-                "median", "min", "max", "x bridge", "min-max"
+                "\n{title:<30} {:>10} {:>10} {:>10}   {:>12}  {:>15}",
+                "median", "min", "max", base, "min-max"
             );
             let mut rows: Vec<&Series> =
                 self.series.iter().filter(|s| s.metric == metric).collect();
@@ -145,10 +160,10 @@ impl Report {
             show(s.min),
             show(s.max)
         );
-        match self.ratio(row, Peer::Bridge) {
+        match self.ratio(row, self.base) {
             Some(r) => {
                 let range = format!("{:.2}-{:.2}", r.min, r.max);
-                format!("{line}   {:>8.2}  {range:>15}", r.median)
+                format!("{line}   {:>12.2}  {range:>15}", r.median)
             }
             None => line,
         }
@@ -216,7 +231,7 @@ impl Report {
                 "workload": s.metric.workload, "metric": s.metric.name, "unit": s.metric.unit, "better": s.metric.better,
                 "peer": s.peer, "values": s.values,
                 "summary": Summary::of(s.values.iter().flatten().copied()),
-                "ratio_to_bridge": self.ratio(s, Peer::Bridge),
+                "ratio": self.ratio(s, self.base),
             })
         });
         let targets = self
@@ -225,6 +240,7 @@ impl Report {
             .map(|(line, met)| json!({"target": line, "met": met}));
         json!({
             "command": self.command,
+            "base": self.base,
             "rounds": self.rounds,
             "versions": self.versions.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
             "figures": series.collect::<Vec<_>>(),
@@ -260,10 +276,8 @@ mod tests {
     }
 
     fn report(ours: [f64; 3]) -> Report {
-        let mut r = Report {
-            rounds: 3,
-            ..Report::default()
-        };
+        let mut r = Report::new("compare".into(), Peer::Bridge, vec![]);
+        r.rounds = 3;
         for (round, (ours, bridge)) in ours.into_iter().zip([10.0, 20.0, 10.0]).enumerate() {
             r.add(Peer::VswitchTap, round, &rate(ours));
             r.add(Peer::Bridge, round, &rate(bridge));

@@ -8,7 +8,7 @@ use serde::Serialize;
 use vswitch_tests::{Background, Lab, Node};
 
 use crate::machine::{self, this_program};
-use crate::peer::{ADDRESSES, Bed, Peer, Switch, caught, containers};
+use crate::peer::{ADDRESSES, Bed, Build, Peer, Switch, caught, containers};
 use crate::traffic::{
     Connects, Delivered, Flood, Reply, RoundTrips, Sourced, Started, Streams, parse,
 };
@@ -71,6 +71,8 @@ pub(crate) struct Figure {
 pub(crate) struct Times {
     pub(crate) seconds: f64,
     pub(crate) idle_seconds: f64,
+    /// Each end on a processor of its own.
+    pub(crate) pin: bool,
 }
 
 impl Workload {
@@ -83,7 +85,7 @@ impl Workload {
     /// Whether it means anything for a peer.
     pub(crate) fn applies(self, peer: Peer) -> bool {
         match self {
-            Workload::Start => peer == Peer::VswitchTap,
+            Workload::Start => matches!(peer, Peer::VswitchTap | Peer::BeforeTap),
             Workload::Idle => !matches!(
                 peer,
                 Peer::Veth | Peer::Bridge | Peer::RawTuntap | Peer::RawAfpacket
@@ -233,10 +235,10 @@ impl Workload {
     }
 
     /// Runs the workload that starts a switch of its own.
-    pub(crate) fn start(self, lab: &Lab) -> anyhow::Result<Vec<Figure>> {
-        caught(|| {
+    pub(crate) fn start(self, lab: &Lab, build: Build) -> anyhow::Result<Vec<Figure>> {
+        caught(move || {
             let (a, b) = containers(lab);
-            let switch = Switch::new(lab);
+            let switch = Switch::new(lab, build);
             let program = this_program()?;
             let address = format!("{}:{PORT}", ADDRESSES[0]);
             let mut echo = a.spawn(&[&program, "tool", "udp-echo", "0.0.0.0:7000"]);
@@ -281,7 +283,13 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn spawn(&self, node: &Node, tool: &str, address: &str) -> anyhow::Result<Background> {
+    fn spawn(
+        &self,
+        node: &Node,
+        cpu: &str,
+        tool: &str,
+        address: &str,
+    ) -> anyhow::Result<Background> {
         let (program, address) = (this_program()?, format!("{address}:{PORT}"));
         let (seconds, streams, size) = (
             self.times.seconds.to_string(),
@@ -289,7 +297,7 @@ impl Run<'_> {
             self.size.to_string(),
         );
         let argv = [
-            &program,
+            program.as_str(),
             "tool",
             tool,
             &address,
@@ -300,19 +308,22 @@ impl Run<'_> {
             "--size",
             &size,
         ];
-        Ok(node.spawn(&argv))
+        let pin: &[&str] = if self.times.pin { &["--cpu", cpu] } else { &[] };
+        Ok(node.spawn(&[&argv, pin].concat()))
     }
 
     /// Starts the passive end in `b`.
     fn server(&self, tool: &str) -> anyhow::Result<Background> {
-        let mut server = self.spawn(&self.bed.b, tool, "0.0.0.0")?;
+        let mut server = self.spawn(&self.bed.b, "1", tool, "0.0.0.0")?;
         server.wait_for("ready");
         Ok(server)
     }
 
     /// Runs the active end in `a`.
     fn client<T: for<'d> serde::Deserialize<'d>>(&self, tool: &str) -> anyhow::Result<T> {
-        let output = self.spawn(&self.bed.a, tool, ADDRESSES[1])?.finish(LIMIT);
+        let output = self
+            .spawn(&self.bed.a, "0", tool, ADDRESSES[1])?
+            .finish(LIMIT);
         ensure!(output.success(), "{output}");
         parse(&output)
     }

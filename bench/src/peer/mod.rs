@@ -11,6 +11,7 @@ mod vde;
 mod vswitch;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -18,10 +19,38 @@ use clap::ValueEnum;
 use serde::Serialize;
 use vswitch_tests::{Background, Lab, Node, Output};
 
-pub(crate) use vswitch::Switch;
+pub(crate) use vswitch::{Build, Switch};
+
+use crate::machine::bin_dir;
 
 /// Address of container `a` and of `b`.
 pub(crate) const ADDRESSES: [&str; 2] = ["192.0.2.1", "192.0.2.2"];
+
+/// How vswitchd is started.
+#[derive(Debug, Default)]
+pub(crate) struct Setup {
+    /// Folder of the build that peers `before-*` run.
+    pub(crate) before: PathBuf,
+    /// Further arguments of `vswitchd run`, of peers `vswitch-*` only.
+    pub(crate) daemon_args: Vec<String>,
+}
+
+impl Setup {
+    /// The build a peer runs, and its arguments.
+    pub(crate) fn build(&self, peer: Peer) -> Build {
+        if matches!(peer, Peer::BeforeTap | Peer::BeforeVeth) {
+            Build {
+                dir: self.before.clone(),
+                args: vec![],
+            }
+        } else {
+            Build {
+                dir: bin_dir(),
+                args: self.daemon_args.clone(),
+            }
+        }
+    }
+}
 
 /// What stands between the two containers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum, Serialize)]
@@ -39,6 +68,10 @@ pub(crate) enum Peer {
     VswitchTap,
     /// vswitchd on veth ports (AF_PACKET).
     VswitchVeth,
+    /// Another build of vswitchd (see --before) on TAP ports.
+    BeforeTap,
+    /// Another build of vswitchd (see --before) on veth ports.
+    BeforeVeth,
     /// Crate tun-tap, plain reads and writes.
     RawTuntap,
     /// Crate afpacket, plain reads and writes.
@@ -53,12 +86,13 @@ impl Peer {
     }
 
     /// A program that tells its version, with the arguments for it.
-    pub(crate) fn version_command(self) -> Option<Vec<String>> {
+    pub(crate) fn version_command(self, setup: &Setup) -> Option<Vec<String>> {
         let argv: &[&str] = match self {
             Peer::Ovs => &["ovs-vswitchd", "--version"],
             Peer::Vde => &["vde_switch", "--version"],
-            Peer::VswitchTap | Peer::VswitchVeth => {
-                return Some(vec![vswitch::program("vswitchd"), "--version".into()]);
+            Peer::VswitchTap | Peer::VswitchVeth | Peer::BeforeTap | Peer::BeforeVeth => {
+                let daemon = setup.build(self).program("vswitchd");
+                return Some(vec![daemon, "--version".into()]);
             }
             _ => return None,
         };
@@ -66,15 +100,15 @@ impl Peer {
     }
 
     /// Brings it up.
-    pub(crate) fn start(self, lab: &Lab) -> anyhow::Result<Bed> {
+    pub(crate) fn start(self, lab: &Lab, setup: &Setup) -> anyhow::Result<Bed> {
         let what = self.name();
         let make = || match self {
             Peer::Veth => kernel::veth(lab),
             Peer::Bridge => kernel::bridge(lab),
             Peer::Ovs => ovs::start(lab),
             Peer::Vde => vde::start(lab),
-            Peer::VswitchTap => vswitch::bed(lab, "tap"),
-            Peer::VswitchVeth => vswitch::bed(lab, "veth"),
+            Peer::VswitchTap | Peer::BeforeTap => vswitch::bed(lab, setup.build(self), "tap"),
+            Peer::VswitchVeth | Peer::BeforeVeth => vswitch::bed(lab, setup.build(self), "veth"),
             Peer::RawTuntap => plain::tap(lab),
             Peer::RawAfpacket => plain::packet(lab),
         };

@@ -8,30 +8,40 @@ use anyhow::{Context, ensure};
 use vswitch_tests::{Background, Lab, Node};
 
 use super::{ADDRESSES, Bed, checked, containers};
-use crate::machine::bin_dir;
 
 /// Names of the ports.
 const PORTS: [&str; 2] = ["a", "b"];
 
-/// Path of a program of ours.
-pub(super) fn program(name: &str) -> String {
-    bin_dir().join(name).to_string_lossy().into_owned()
+/// A build of vswitch, and how its daemon is started.
+#[derive(Debug)]
+pub(crate) struct Build {
+    pub(super) dir: PathBuf,
+    pub(super) args: Vec<String>,
+}
+
+impl Build {
+    /// Path of a program of it.
+    pub(super) fn program(&self, name: &str) -> String {
+        self.dir.join(name).to_string_lossy().into_owned()
+    }
 }
 
 /// Where a daemon of a lab is, of which there can be several.
 #[derive(Debug)]
 pub(crate) struct Switch {
     pub(crate) host: Node,
+    build: Build,
     socket: PathBuf,
     topology: PathBuf,
 }
 
 impl Switch {
-    pub(crate) fn new(lab: &Lab) -> Self {
+    pub(crate) fn new(lab: &Lab, build: Build) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         Self {
             host: lab.host("vswitchd"),
+            build,
             socket: lab.dir().join(format!("vswitchd-{number}.sock")),
             topology: lab.dir().join(format!("topology-{number}.toml")),
         }
@@ -39,19 +49,21 @@ impl Switch {
 
     /// Its command line.
     pub(crate) fn argv(&self) -> anyhow::Result<Vec<String>> {
-        let daemon = program("vswitchd");
+        let daemon = self.build.program("vswitchd");
         ensure!(
             std::path::Path::new(&daemon).exists(),
-            "{daemon} isn't there: run `cargo build --release -p vswitch-control --bins`, or set VSWITCH_BIN_DIR"
+            "{daemon} isn't there: run `cargo build --release -p vswitch-control --bins`, or name another folder by VSWITCH_BIN_DIR or --before"
         );
         let socket = self.socket.to_string_lossy().into_owned();
-        Ok(vec![
+        let mut argv = vec![
             daemon,
             "run".into(),
             "--no-state".into(),
             "--socket".into(),
             socket,
-        ])
+        ];
+        argv.extend(self.build.args.iter().cloned());
+        Ok(argv)
     }
 
     /// Its command line with both containers, by TAP, in a topology file.
@@ -75,7 +87,10 @@ impl Switch {
 
     /// Runs vswitchctl.
     pub(crate) fn ctl(&self, args: &[&str]) -> anyhow::Result<String> {
-        let (program, socket) = (program("vswitchctl"), self.socket.to_string_lossy());
+        let (program, socket) = (
+            self.build.program("vswitchctl"),
+            self.socket.to_string_lossy(),
+        );
         checked(
             self.host
                 .run(&[&[program.as_str(), "--socket", &socket], args].concat()),
@@ -93,9 +108,9 @@ impl Switch {
     }
 }
 
-pub(super) fn bed(lab: &Lab, kind: &str) -> anyhow::Result<Bed> {
+pub(super) fn bed(lab: &Lab, build: Build, kind: &str) -> anyhow::Result<Bed> {
     let (a, b) = containers(lab);
-    let switch = Switch::new(lab);
+    let switch = Switch::new(lab, build);
     let argv = switch.argv()?;
     let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
     let mut daemon = switch.host.spawn(&argv);

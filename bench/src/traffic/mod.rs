@@ -18,7 +18,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
+use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::resource::{UsageWho, getrusage};
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use conn::Connects;
@@ -43,6 +45,9 @@ pub(crate) struct Ends {
     /// Bytes of UDP payload.
     #[arg(long, default_value_t = 64)]
     size: usize,
+    /// Processor to run on.
+    #[arg(long)]
+    cpu: Option<usize>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -81,15 +86,15 @@ impl Tool {
     /// Runs one end until it is done.
     pub(crate) fn run(self) -> anyhow::Result<()> {
         match self {
-            Tool::TcpSink(e) => print(&tcp::sink(&e.bounded())?),
-            Tool::TcpSource(e) => print(&tcp::source(&e.bounded())?),
-            Tool::UdpSink(e) => print(&udp::sink(&e.bounded())?),
-            Tool::UdpFlood(e) => print(&udp::flood(&e.bounded())?),
-            Tool::UdpEcho(e) => rtt::echo(&e.bounded()),
-            Tool::UdpPing(e) => print(&rtt::ping(&e.bounded())?),
-            Tool::TcpAccept(e) => conn::accept(&e.bounded()),
-            Tool::TcpConnect(e) => print(&conn::connect(&e.bounded())?),
-            Tool::FirstReply(e) => print(&probe::first_reply(&e.bounded())?),
+            Tool::TcpSink(e) => print(&tcp::sink(&e.bounded()?)?),
+            Tool::TcpSource(e) => print(&tcp::source(&e.bounded()?)?),
+            Tool::UdpSink(e) => print(&udp::sink(&e.bounded()?)?),
+            Tool::UdpFlood(e) => print(&udp::flood(&e.bounded()?)?),
+            Tool::UdpEcho(e) => rtt::echo(&e.bounded()?),
+            Tool::UdpPing(e) => print(&rtt::ping(&e.bounded()?)?),
+            Tool::TcpAccept(e) => conn::accept(&e.bounded()?),
+            Tool::TcpConnect(e) => print(&conn::connect(&e.bounded()?)?),
+            Tool::FirstReply(e) => print(&probe::first_reply(&e.bounded()?)?),
             Tool::Start { argv } => probe::start(&argv),
             Tool::ForwardTap(b) => crate::baseline::tap::forward(&b),
             Tool::ForwardPacket(b) => crate::baseline::packet::forward(&b),
@@ -98,10 +103,17 @@ impl Tool {
 }
 
 impl Ends {
-    /// Sets the alarm.
-    fn bounded(self) -> Self {
+    /// Sets the alarm and goes to its processor.
+    fn bounded(self) -> anyhow::Result<Self> {
         nix::unistd::alarm::set(self.seconds.ceil() as u32 + SLACK_SECONDS);
-        self
+        if let Some(cpu) = self.cpu {
+            let mut set = CpuSet::new();
+            let pinned = set
+                .set(cpu)
+                .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set));
+            pinned.with_context(|| format!("running on processor {cpu}"))?;
+        }
+        Ok(self)
     }
 
     fn time(&self) -> Duration {
