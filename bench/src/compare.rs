@@ -14,6 +14,9 @@ use crate::report::{Failure, Report};
 use crate::workload::{Times, Workload};
 use crate::{machine, stop};
 
+/// A load above which other programs decide the figures.
+const BUSY: f64 = 0.5;
+
 const WORKLOADS: [Workload; 7] = [
     Workload::Idle,
     Workload::Start,
@@ -123,7 +126,12 @@ impl Compare {
         let mut report = Report::new(command, self.base, versions(&peers, &setup));
         let load = machine::load();
         self.rounds(&workloads, &peers, &setup, &mut report)?;
-        report.note("load", format!("{load} before, {} after", machine::load()));
+        let busy = if load > BUSY {
+            ", a busy machine: no judge of targets"
+        } else {
+            ""
+        };
+        report.note("load", format!("{load:.2} before{busy}"));
         print!("{}", report.table());
         if let Some(file) = &self.json {
             let text = serde_json::to_string_pretty(&report.json())
@@ -142,6 +150,7 @@ impl Compare {
         report: &mut Report,
     ) -> anyhow::Result<()> {
         let lab = Lab::new("compare")?;
+        stop::removes(lab.dir());
         let times = Times {
             seconds: self.seconds,
             idle_seconds: self.idle_seconds,

@@ -143,9 +143,10 @@ pub(crate) fn description() -> Vec<(&'static str, String)> {
 }
 
 /// Processes that ran or wanted to, over the last minute.
-pub(crate) fn load() -> String {
+pub(crate) fn load() -> f64 {
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    load.split(' ').next().unwrap_or_default().to_owned()
+    let first = load.split(' ').next().and_then(|l| l.parse().ok());
+    first.unwrap_or_default()
 }
 
 /// CPU seconds of processes, all their threads.

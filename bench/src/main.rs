@@ -47,6 +47,7 @@ fn main() -> ExitCode {
         Command::Tool { tool } => tool.run(),
     };
     match done {
+        Ok(()) if stop::asked() => ExitCode::from(stop::CODE),
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("vswitch-bench: {error:#}");

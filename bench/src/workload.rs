@@ -205,15 +205,12 @@ impl Workload {
         let _echo = run.server("udp-echo")?;
         let trips: RoundTrips = run.client("udp-ping")?;
         ensure!(trips.count > 0, "no answer came back");
-        let mut figures = vec![
+        Ok(vec![
             self.figure("p50", "us", Better::Lower, trips.p50),
             self.figure("p99", "us", Better::Lower, trips.p99),
             self.figure("p99.9", "us", Better::Lower, trips.p999),
-        ];
-        if trips.lost > 0 {
-            figures.push(self.figure("lost", "trips", Better::Lower, trips.lost as f64));
-        }
-        Ok(figures)
+            self.figure("lost", "trips", Better::Lower, trips.lost as f64),
+        ])
     }
 
     fn conn(self, bed: &Bed, times: Times) -> anyhow::Result<Vec<Figure>> {

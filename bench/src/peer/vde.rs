@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use vswitch_tests::{Background, Lab, Node};
+use vswitch_tests::{Lab, Node};
 
 use super::{Bed, address, checked, containers};
 
@@ -12,9 +12,9 @@ pub(super) fn start(lab: &Lab) -> anyhow::Result<Bed> {
     let middle = lab.host("middle");
     let dir = lab.dir().join("vde");
     let dir = dir.to_string_lossy();
-    checked(middle.run(&["rm", "-rf", &dir]))?;
-    // It takes commands from stdin and ends with it, hence the pipe.
-    let command = format!("sleep infinity | exec vde_switch --sock {dir}");
+    checked(middle.run(&["rm", "-rf", &dir, &format!("{dir}.stdin")]))?;
+    // It takes commands from stdin and ends with it: a pipe that nobody closes.
+    let command = format!("mkfifo {dir}.stdin && exec vde_switch --sock {dir} <>{dir}.stdin");
     let mut processes = vec![middle.spawn(&["sh", "-c", &command])];
     let control = lab.dir().join("vde/ctl");
     until("vde_switch's socket", || control.exists())?;
@@ -23,14 +23,7 @@ pub(super) fn start(lab: &Lab) -> anyhow::Result<Bed> {
         until("vde_plug2tap's device", || has_eth0(node))?;
     }
     address(&a, &b)?;
-    let pids = processes
-        .iter()
-        .map(Background::pid)
-        .flat_map(with_children)
-        .collect();
-    let mut bed = Bed::of_processes(a, b, vec![middle], processes);
-    bed.switch = pids;
-    Ok(bed)
+    Ok(Bed::of_processes(a, b, vec![middle], processes))
 }
 
 fn has_eth0(node: &Node) -> bool {
@@ -44,16 +37,4 @@ fn until(what: &str, mut done: impl FnMut() -> bool) -> anyhow::Result<()> {
         std::thread::sleep(Duration::from_millis(5));
     }
     Ok(())
-}
-
-fn with_children(pid: i32) -> Vec<i32> {
-    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-    let children = children.unwrap_or_default();
-    let mut all = vec![pid];
-    all.extend(
-        children
-            .split_whitespace()
-            .filter_map(|c| c.parse::<i32>().ok()),
-    );
-    all
 }
