@@ -1,0 +1,243 @@
+//! The comparison: round by round, and in a round workload by workload, every peer gets its turn, so that two figures that
+//! are set against each other were taken within seconds. Peers are started anew each round.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use vswitch_tests::Lab;
+
+use crate::peer::{Bed, Peer, Setup};
+use crate::report::{Failure, Report};
+use crate::workload::{Times, Workload};
+use crate::{machine, stop};
+
+/// A load above which other programs decide the figures.
+const BUSY: f64 = 0.5;
+
+const WORKLOADS: [Workload; 7] = [
+    Workload::Idle,
+    Workload::Start,
+    Workload::Tcp1,
+    Workload::Tcp8,
+    Workload::Udp64,
+    Workload::Rtt,
+    Workload::Conn,
+];
+
+const PEERS: [Peer; 8] = [
+    Peer::Veth,
+    Peer::Bridge,
+    Peer::Ovs,
+    Peer::Vde,
+    Peer::VswitchTap,
+    Peer::VswitchVeth,
+    Peer::RawTuntap,
+    Peer::RawAfpacket,
+];
+
+/// Options of a comparison.
+#[derive(Debug, Args)]
+pub(crate) struct Compare {
+    /// What to run, several times or comma-separated [default: all but udp512 and udp1472].
+    #[arg(long, value_enum, value_delimiter = ',')]
+    workload: Vec<Workload>,
+    /// Whom to compare, several times or comma-separated [default: all].
+    #[arg(long, value_enum, value_delimiter = ',')]
+    peer: Vec<Peer>,
+    /// Turns everybody gets.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    rounds: u16,
+    /// Time measured per sample, 0.05 to 60.
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
+    /// Time idle wake-ups are counted in.
+    #[arg(long, default_value_t = 5.0)]
+    idle_seconds: f64,
+    /// Whose figures the ratios are to.
+    #[arg(long, value_enum, default_value = "bridge")]
+    base: Peer,
+    /// Another build to compare with: folder of its vswitchd and vswitchctl, which peers before-tap and before-veth run.
+    #[arg(long, value_name = "DIR")]
+    before: Option<PathBuf>,
+    /// A further argument of `vswitchd run`, such as --daemon-arg=--workers=2.
+    #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
+    daemon_arg: Vec<String>,
+    /// Keep the two ends of a workload on processors 0 and 1, instead of where the kernel puts them.
+    #[arg(long)]
+    pin: bool,
+    /// Write everything to this file as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+fn unique<T: Ord + Copy>(given: &[T], default: &[T]) -> Vec<T> {
+    let mut list = if given.is_empty() {
+        default.to_vec()
+    } else {
+        given.to_vec()
+    };
+    list.sort_unstable();
+    list.dedup();
+    list
+}
+
+impl Compare {
+    /// Runs it all and prints the table.
+    pub(crate) fn run(&self) -> anyhow::Result<()> {
+        let range = 0.05..=60.0;
+        ensure!(
+            range.contains(&self.seconds) && range.contains(&self.idle_seconds),
+            "--seconds and --idle-seconds are 0.05 to 60"
+        );
+        let (workloads, peers) = (
+            unique(&self.workload, &WORKLOADS),
+            unique(&self.peer, &PEERS),
+        );
+        let another = |p: &Peer| matches!(p, Peer::BeforeTap | Peer::BeforeVeth);
+        ensure!(
+            self.before.is_some() || !peers.iter().any(another),
+            "peers before-tap and before-veth run another build: name its folder by --before"
+        );
+        let setup = Setup {
+            before: self.before.clone().unwrap_or_default(),
+            daemon_args: self.daemon_arg.clone(),
+        };
+        stop::listen()?;
+        if peers
+            .iter()
+            .any(|p| matches!(p, Peer::VswitchTap | Peer::VswitchVeth))
+        {
+            machine::build()?;
+        }
+        let names: Vec<String> = peers.iter().map(|p| p.name()).collect();
+        if let Err(error) = machine::install(&names) {
+            // Whoever needs them will fail with its own reason.
+            eprintln!("vswitch-bench: {error:#}");
+        }
+        if cfg!(debug_assertions) {
+            eprintln!(
+                "vswitch-bench: a debug build; its figures mean nothing: cargo run --release -p vswitch-bench"
+            );
+        }
+        let command = std::env::args().collect::<Vec<_>>().join(" ");
+        let mut report = Report::new(command, self.base, versions(&peers, &setup));
+        let load = machine::load();
+        self.rounds(&workloads, &peers, &setup, &mut report)?;
+        let busy = if load > BUSY {
+            ", a busy machine: no judge of targets"
+        } else {
+            ""
+        };
+        report.note("load", format!("{load:.2} before{busy}"));
+        print!("{}", report.table());
+        if let Some(file) = &self.json {
+            let text = serde_json::to_string_pretty(&report.json())
+                .context("writing the report as JSON")?;
+            std::fs::write(file, text + "\n")
+                .with_context(|| format!("writing {}", file.display()))?;
+        }
+        Ok(())
+    }
+
+    fn rounds(
+        &self,
+        workloads: &[Workload],
+        peers: &[Peer],
+        setup: &Setup,
+        report: &mut Report,
+    ) -> anyhow::Result<()> {
+        let lab = Lab::new("compare")?;
+        stop::removes(lab.dir());
+        let times = Times {
+            seconds: self.seconds,
+            idle_seconds: self.idle_seconds,
+            pin: self.pin,
+        };
+        let steps = usize::from(self.rounds) * peers.len() * (workloads.len() + 1);
+        let bar = ProgressBar::new(steps as u64);
+        let style = ProgressStyle::with_template("{elapsed_precise} {bar:30} {pos}/{len} {msg}");
+        bar.set_style(style.context("laying out the progress bar")?);
+        bar.enable_steady_tick(Duration::from_millis(250));
+        for round in 0..usize::from(self.rounds) {
+            if stop::asked() {
+                break;
+            }
+            report.rounds = round + 1;
+            let say = |what: &str, peer: Peer| {
+                bar.set_message(format!(
+                    "round {} of {}: {what} {}",
+                    round + 1,
+                    self.rounds,
+                    peer.name()
+                ));
+            };
+            let mut beds: Vec<(Peer, Option<Bed>)> = vec![];
+            for peer in peers {
+                say("start", *peer);
+                let bed = peer
+                    .start(&lab, setup)
+                    .map_err(|e| report.fail(*peer, None, round, &e));
+                beds.push((*peer, bed.ok()));
+                bar.inc(1);
+            }
+            for workload in workloads {
+                for (peer, bed) in &beds {
+                    say(&workload.name(), *peer);
+                    let (Some(bed), true, false) = (bed, workload.applies(*peer), stop::asked())
+                    else {
+                        bar.inc(1);
+                        continue;
+                    };
+                    let figures = if workload.starts_its_own() {
+                        workload.start(&lab, setup.build(*peer))
+                    } else {
+                        workload.run(bed, times)
+                    };
+                    match figures {
+                        Ok(figures) => report.add(*peer, round, &figures),
+                        Err(error) => report.fail(*peer, Some(*workload), round, &error),
+                    }
+                    bar.inc(1);
+                }
+            }
+        }
+        bar.finish_and_clear();
+        Ok(())
+    }
+}
+
+impl Report {
+    fn fail(
+        &mut self,
+        peer: Peer,
+        workload: Option<Workload>,
+        round: usize,
+        error: &anyhow::Error,
+    ) {
+        self.failures.push(Failure {
+            peer,
+            workload,
+            round,
+            reason: format!("{error:#}"),
+        });
+    }
+}
+
+fn versions(peers: &[Peer], setup: &Setup) -> Vec<(String, String)> {
+    let mut all: Vec<(String, String)> = vec![];
+    for (name, value) in machine::description() {
+        all.push((name.to_owned(), value));
+    }
+    for peer in peers {
+        if let Some(version) = peer
+            .version_command(setup)
+            .and_then(|argv| machine::version(&argv))
+        {
+            all.push((peer.name(), version));
+        }
+    }
+    all
+}

@@ -1,0 +1,223 @@
+//! The peers: what stands between two containers, started by the bench in namespaces of its own.
+//!
+//! Each peer makes a [`Bed`]: containers `a` (192.0.2.1) and `b` (192.0.2.2) with `eth0` of MTU 1500, IPv6 off so that nothing
+//! but the workload speaks, and the processes of the switch, if there are any. A bed is handed out only once a ping has gone
+//! through it.
+
+mod kernel;
+mod ovs;
+mod plain;
+mod vde;
+mod vswitch;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use clap::ValueEnum;
+use serde::Serialize;
+use vswitch_tests::{Background, Lab, Node, Output};
+
+pub(crate) use vswitch::{Build, Switch};
+
+use crate::machine::bin_dir;
+
+/// Address of container `a` and of `b`.
+pub(crate) const ADDRESSES: [&str; 2] = ["192.0.2.1", "192.0.2.2"];
+
+/// How vswitchd is started.
+#[derive(Debug, Default)]
+pub(crate) struct Setup {
+    /// Folder of the build that peers `before-*` run.
+    pub(crate) before: PathBuf,
+    /// Further arguments of `vswitchd run`, of peers `vswitch-*` only.
+    pub(crate) daemon_args: Vec<String>,
+}
+
+impl Setup {
+    /// The build a peer runs, and its arguments.
+    pub(crate) fn build(&self, peer: Peer) -> Build {
+        if matches!(peer, Peer::BeforeTap | Peer::BeforeVeth) {
+            Build {
+                dir: self.before.clone(),
+                args: vec![],
+            }
+        } else {
+            Build {
+                dir: bin_dir(),
+                args: self.daemon_args.clone(),
+            }
+        }
+    }
+}
+
+/// What stands between the two containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Peer {
+    /// A veth pair, nothing between.
+    Veth,
+    /// The Linux bridge over two veth pairs.
+    Bridge,
+    /// Open vSwitch's netdev datapath over two veth pairs, userspace TSO on.
+    Ovs,
+    /// VDE2: vde_switch and vde_plug2tap.
+    Vde,
+    /// vswitchd on TAP ports.
+    VswitchTap,
+    /// vswitchd on veth ports (AF_PACKET).
+    VswitchVeth,
+    /// Another build of vswitchd (see --before) on TAP ports.
+    BeforeTap,
+    /// Another build of vswitchd (see --before) on veth ports.
+    BeforeVeth,
+    /// Crate tun-tap, plain reads and writes.
+    RawTuntap,
+    /// Crate afpacket, plain reads and writes.
+    RawAfpacket,
+}
+
+impl Peer {
+    /// As on the command line.
+    pub(crate) fn name(self) -> String {
+        let value = self.to_possible_value();
+        value.map_or_else(String::new, |v| v.get_name().to_owned())
+    }
+
+    /// A program that tells its version, with the arguments for it.
+    pub(crate) fn version_command(self, setup: &Setup) -> Option<Vec<String>> {
+        let argv: &[&str] = match self {
+            Peer::Ovs => &["ovs-vswitchd", "--version"],
+            Peer::Vde => &["vde_switch", "--version"],
+            Peer::VswitchTap | Peer::VswitchVeth | Peer::BeforeTap | Peer::BeforeVeth => {
+                let daemon = setup.build(self).program("vswitchd");
+                return Some(vec![daemon, "--version".into()]);
+            }
+            _ => return None,
+        };
+        Some(argv.iter().map(ToString::to_string).collect())
+    }
+
+    /// Brings it up.
+    pub(crate) fn start(self, lab: &Lab, setup: &Setup) -> anyhow::Result<Bed> {
+        let what = self.name();
+        let make = || match self {
+            Peer::Veth => kernel::veth(lab),
+            Peer::Bridge => kernel::bridge(lab),
+            Peer::Ovs => ovs::start(lab),
+            Peer::Vde => vde::start(lab),
+            Peer::VswitchTap | Peer::BeforeTap => vswitch::bed(lab, setup.build(self), "tap"),
+            Peer::VswitchVeth | Peer::BeforeVeth => vswitch::bed(lab, setup.build(self), "veth"),
+            Peer::RawTuntap => plain::tap(lab),
+            Peer::RawAfpacket => plain::packet(lab),
+        };
+        let bed = caught(make).with_context(|| format!("starting {what}"))?;
+        bed.reach().with_context(|| format!("trying {what}"))?;
+        Ok(bed)
+    }
+}
+
+/// The lab panics where a test would fail; here that is one peer's failure.
+pub(crate) fn caught<T>(f: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let result = catch_unwind(AssertUnwindSafe(f));
+    std::panic::set_hook(hook);
+    result.unwrap_or_else(|payload| {
+        let text = payload.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| payload.downcast_ref::<&str>().map(ToString::to_string));
+        Err(anyhow::anyhow!(
+            text.unwrap_or_else(|| "the lab gave up".into())
+        ))
+    })
+}
+
+/// Two containers and what is between them. Dropped in the order of the fields: first what runs.
+#[derive(Debug)]
+pub(crate) struct Bed {
+    /// Processes of the switch whose CPU time counts.
+    pub(crate) switch: Vec<i32>,
+    _processes: Vec<Background>,
+    pub(crate) a: Node,
+    pub(crate) b: Node,
+    _hosts: Vec<Node>,
+}
+
+impl Bed {
+    /// With nothing but the kernel between.
+    fn of_kernel(a: Node, b: Node, hosts: Vec<Node>) -> Self {
+        Self {
+            switch: vec![],
+            _processes: vec![],
+            a,
+            b,
+            _hosts: hosts,
+        }
+    }
+
+    /// With processes, all of which count.
+    fn of_processes(a: Node, b: Node, hosts: Vec<Node>, processes: Vec<Background>) -> Self {
+        Self {
+            switch: processes.iter().map(Background::pid).collect(),
+            _processes: processes,
+            a,
+            b,
+            _hosts: hosts,
+        }
+    }
+
+    /// Waits until a ping gets through.
+    fn reach(&self) -> anyhow::Result<()> {
+        let end = Instant::now() + Duration::from_secs(10);
+        loop {
+            let ping = self
+                .a
+                .run(&["ping", "-n", "-c", "1", "-W", "1", ADDRESSES[1]]);
+            if ping.success() {
+                return Ok(());
+            }
+            ensure!(
+                Instant::now() < end,
+                "no ping gets through within 10 s: {ping}"
+            );
+        }
+    }
+}
+
+/// A container without IPv6, which asks again soon when an ARP request was lost.
+fn container(lab: &Lab, name: &str) -> Node {
+    let node = lab.container(name);
+    let off = "for i in all default; do echo 1 >/proc/sys/net/ipv6/conf/$i/disable_ipv6; done; \
+               echo 2 >/proc/sys/net/ipv4/neigh/default/retrans_time_ms";
+    // A kernel without IPv6 has nothing to turn off.
+    let _ = node.run(&["sh", "-c", off]);
+    node
+}
+
+/// The two containers.
+pub(crate) fn containers(lab: &Lab) -> (Node, Node) {
+    (container(lab, "a"), container(lab, "b"))
+}
+
+/// Puts their addresses on `eth0`.
+fn address(a: &Node, b: &Node) -> anyhow::Result<()> {
+    for (node, address) in [a, b].into_iter().zip(ADDRESSES) {
+        checked(node.run(&[
+            "ip",
+            "address",
+            "add",
+            &format!("{address}/24"),
+            "dev",
+            "eth0",
+        ]))?;
+        checked(node.run(&["ip", "link", "set", "eth0", "up"]))?;
+    }
+    Ok(())
+}
+
+/// Stdout of a command that must have worked.
+pub(crate) fn checked(output: Output) -> anyhow::Result<String> {
+    ensure!(output.success(), "{output}");
+    Ok(output.stdout)
+}

@@ -1,0 +1,126 @@
+//! vswitchd as a person runs it: started, a network added, both containers attached by vswitchctl.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use vswitch_tests::{Background, Lab, Node};
+
+use super::{ADDRESSES, Bed, checked, containers};
+
+/// Names of the ports.
+const PORTS: [&str; 2] = ["a", "b"];
+
+/// A build of vswitch, and how its daemon is started.
+#[derive(Debug)]
+pub(crate) struct Build {
+    pub(super) dir: PathBuf,
+    pub(super) args: Vec<String>,
+}
+
+impl Build {
+    /// Path of a program of it.
+    pub(super) fn program(&self, name: &str) -> String {
+        self.dir.join(name).to_string_lossy().into_owned()
+    }
+}
+
+/// Where a daemon of a lab is, of which there can be several.
+#[derive(Debug)]
+pub(crate) struct Switch {
+    pub(crate) host: Node,
+    build: Build,
+    socket: PathBuf,
+    topology: PathBuf,
+}
+
+impl Switch {
+    pub(crate) fn new(lab: &Lab, build: Build) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self {
+            host: lab.host("vswitchd"),
+            build,
+            socket: lab.dir().join(format!("vswitchd-{number}.sock")),
+            topology: lab.dir().join(format!("topology-{number}.toml")),
+        }
+    }
+
+    /// Its command line.
+    pub(crate) fn argv(&self) -> anyhow::Result<Vec<String>> {
+        let daemon = self.build.program("vswitchd");
+        ensure!(
+            std::path::Path::new(&daemon).exists(),
+            "{daemon} isn't there: run `cargo build --release -p vswitch-control --bins`, or name another folder by VSWITCH_BIN_DIR or --before"
+        );
+        let socket = self.socket.to_string_lossy().into_owned();
+        let mut argv = vec![
+            daemon,
+            "run".into(),
+            "--no-state".into(),
+            "--socket".into(),
+            socket,
+        ];
+        argv.extend(self.build.args.iter().cloned());
+        Ok(argv)
+    }
+
+    /// Its command line with both containers, by TAP, in a topology file.
+    pub(crate) fn argv_with_topology(&self, a: &Node, b: &Node) -> anyhow::Result<Vec<String>> {
+        let mut text = "[networks.lan]\n".to_owned();
+        for ((node, address), name) in [a, b].iter().zip(ADDRESSES).zip(PORTS) {
+            let pid = node.pid();
+            text += &format!(
+                "[ports.{name}]\nnetwork = \"lan\"\ndevice = \"eth0\"\nnetns = \"pid:{pid}\"\naddresses = [\"{address}/24\"]\n"
+            );
+        }
+        std::fs::write(&self.topology, text)
+            .with_context(|| format!("writing {}", self.topology.display()))?;
+        let mut argv = self.argv()?;
+        argv.extend([
+            "--topology".into(),
+            self.topology.to_string_lossy().into_owned(),
+        ]);
+        Ok(argv)
+    }
+
+    /// Runs vswitchctl.
+    pub(crate) fn ctl(&self, args: &[&str]) -> anyhow::Result<String> {
+        let (program, socket) = (
+            self.build.program("vswitchctl"),
+            self.socket.to_string_lossy(),
+        );
+        checked(
+            self.host
+                .run(&[&[program.as_str(), "--socket", &socket], args].concat()),
+        )
+    }
+
+    fn wait(&self, daemon: &mut Background) -> anyhow::Result<()> {
+        let end = Instant::now() + Duration::from_secs(10);
+        while std::os::unix::net::UnixStream::connect(&self.socket).is_err() {
+            let up = daemon.is_running() && Instant::now() < end;
+            ensure!(up, "vswitchd isn't ready: {}", daemon.output());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn bed(lab: &Lab, build: Build, kind: &str) -> anyhow::Result<Bed> {
+    let (a, b) = containers(lab);
+    let switch = Switch::new(lab, build);
+    let argv = switch.argv()?;
+    let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
+    let mut daemon = switch.host.spawn(&argv);
+    switch.wait(&mut daemon)?;
+    switch.ctl(&["network", "add", "lan"])?;
+    for ((node, address), name) in [&a, &b].into_iter().zip(ADDRESSES).zip(PORTS) {
+        let (pid, address) = (node.pid().to_string(), format!("{address}/24"));
+        switch.ctl(&[
+            "attach", "--pid", &pid, "--ip", &address, "--type", kind, "--name", name, "lan",
+        ])?;
+    }
+    Ok(Bed::of_processes(a, b, vec![switch.host], vec![daemon]))
+}

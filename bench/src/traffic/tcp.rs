@@ -1,0 +1,106 @@
+//! TCP streams from one end to the other, a thread and 128 KiB of buffer per stream and end.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use nix::sys::socket::{setsockopt, sockopt::ReceiveTimeout};
+use nix::sys::time::TimeVal;
+use serde::{Deserialize, Serialize};
+
+use super::{Ends, cpu_seconds, ready};
+
+const BUFFER: usize = 128 * 1024;
+
+/// What the receiver counted.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Streams {
+    /// Payload bytes in the time measured.
+    pub(crate) bytes: u64,
+    pub(crate) seconds: f64,
+    /// Payload bytes of the whole run, and CPU seconds of the receiver for them.
+    pub(crate) total_bytes: u64,
+    pub(crate) cpu_seconds: f64,
+}
+
+/// What the sender used.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Sourced {
+    pub(crate) cpu_seconds: f64,
+}
+
+pub(super) fn sink(ends: &Ends) -> anyhow::Result<Streams> {
+    let listener = TcpListener::bind(ends.address)
+        .with_context(|| format!("listening on {}", ends.address))?;
+    setsockopt(&listener, ReceiveTimeout, &TimeVal::new(10, 0))
+        .context("setting a time limit to accept")?;
+    ready()?;
+    let counts: Arc<Vec<AtomicU64>> =
+        Arc::new((0..ends.streams).map(|_| AtomicU64::new(0)).collect());
+    let mut streams = vec![];
+    for index in 0..ends.streams {
+        let (stream, _) = listener
+            .accept()
+            .with_context(|| format!("accepting stream {index}"))?;
+        let (mut reader, counts) = (
+            stream.try_clone().context("sharing a stream")?,
+            Arc::clone(&counts),
+        );
+        streams.push(stream);
+        thread::spawn(move || {
+            let mut buffer = vec![0; BUFFER];
+            while let Ok(n @ 1..) = reader.read(&mut buffer) {
+                if let Some(count) = counts.get(index) {
+                    count.fetch_add(n as u64, Ordering::Relaxed);
+                }
+            }
+        });
+    }
+    let sum = || {
+        counts
+            .iter()
+            .map(|c| c.load(Ordering::Relaxed))
+            .sum::<u64>()
+    };
+    thread::sleep(ends.warm_up());
+    let (start, before) = (Instant::now(), sum());
+    thread::sleep(ends.time());
+    let (seconds, after) = (start.elapsed().as_secs_f64(), sum());
+    // Closed with bytes unread, which resets it: so the sender ends.
+    for stream in streams {
+        let _ = stream.shutdown(std::net::Shutdown::Both);
+    }
+    Ok(Streams {
+        bytes: after - before,
+        seconds,
+        total_bytes: after,
+        cpu_seconds: cpu_seconds(),
+    })
+}
+
+pub(super) fn source(ends: &Ends) -> anyhow::Result<Sourced> {
+    let end = Instant::now() + ends.time() + Duration::from_secs(5);
+    let mut writers = vec![];
+    for _ in 0..ends.streams {
+        let mut stream = TcpStream::connect(ends.address)
+            .with_context(|| format!("connecting to {}", ends.address))?;
+        let limit = Some(Duration::from_secs(2));
+        stream
+            .set_write_timeout(limit)
+            .context("setting a time limit to write")?;
+        writers.push(thread::spawn(move || {
+            let buffer = vec![0x5a; BUFFER];
+            while Instant::now() < end && stream.write(&buffer).is_ok() {}
+        }));
+    }
+    for writer in writers {
+        let _ = writer.join();
+    }
+    Ok(Sourced {
+        cpu_seconds: cpu_seconds(),
+    })
+}

@@ -1,0 +1,327 @@
+//! The workloads: what is run between the two containers of a bed, and which figures come out of it.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use clap::ValueEnum;
+use serde::Serialize;
+use vswitch_tests::{Background, Lab, Node};
+
+use crate::machine::{self, this_program};
+use crate::peer::{ADDRESSES, Bed, Build, Peer, Switch, caught, containers};
+use crate::traffic::{
+    Connects, Delivered, Flood, Reply, RoundTrips, Sourced, Started, Streams, parse,
+};
+
+/// Acceptors of the connection workload.
+const ACCEPTORS: usize = 2;
+/// What the containers' kernels say by themselves when a device comes up is over by then.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// What is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Workload {
+    /// Memory and wake-ups of the switch while nothing happens.
+    Idle,
+    /// vswitchd from exec to ready and to the first frame forwarded.
+    Start,
+    /// TCP, 1 stream.
+    Tcp1,
+    /// TCP, 8 streams.
+    Tcp8,
+    /// UDP datagrams of 64 bytes, flooded.
+    Udp64,
+    /// UDP datagrams of 512 bytes, flooded.
+    Udp512,
+    /// UDP datagrams of 1472 bytes, flooded.
+    Udp1472,
+    /// Round trips in a closed loop.
+    Rtt,
+    /// TCP connections opened and closed.
+    Conn,
+}
+
+/// Which way a figure is better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Better {
+    Higher,
+    Lower,
+}
+
+/// What is measured, and in what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(crate) struct Metric {
+    pub(crate) workload: Workload,
+    pub(crate) name: &'static str,
+    pub(crate) unit: &'static str,
+    pub(crate) better: Better,
+}
+
+/// One measured value.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Figure {
+    pub(crate) metric: Metric,
+    pub(crate) value: f64,
+}
+
+/// How long things take.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Times {
+    pub(crate) seconds: f64,
+    pub(crate) idle_seconds: f64,
+    /// Each end on a processor of its own.
+    pub(crate) pin: bool,
+}
+
+impl Workload {
+    /// As on the command line.
+    pub(crate) fn name(self) -> String {
+        let value = self.to_possible_value();
+        value.map_or_else(String::new, |v| v.get_name().to_owned())
+    }
+
+    /// Whether it means anything for a peer.
+    pub(crate) fn applies(self, peer: Peer) -> bool {
+        match self {
+            Workload::Start => matches!(peer, Peer::VswitchTap | Peer::BeforeTap),
+            Workload::Idle => !matches!(
+                peer,
+                Peer::Veth | Peer::Bridge | Peer::RawTuntap | Peer::RawAfpacket
+            ),
+            _ => true,
+        }
+    }
+
+    /// Whether it starts a switch of its own instead of using the bed.
+    pub(crate) fn starts_its_own(self) -> bool {
+        self == Workload::Start
+    }
+
+    fn figure(self, name: &'static str, unit: &'static str, better: Better, value: f64) -> Figure {
+        let metric = Metric {
+            workload: self,
+            name,
+            unit,
+            better,
+        };
+        Figure { metric, value }
+    }
+
+    /// Runs it once over a bed.
+    pub(crate) fn run(self, bed: &Bed, times: Times) -> anyhow::Result<Vec<Figure>> {
+        caught(|| match self {
+            Workload::Idle => self.idle(bed, times),
+            Workload::Start => Ok(vec![]),
+            Workload::Tcp1 => self.tcp(bed, times, 1),
+            Workload::Tcp8 => self.tcp(bed, times, 8),
+            Workload::Udp64 => self.udp(bed, times, 64),
+            Workload::Udp512 => self.udp(bed, times, 512),
+            Workload::Udp1472 => self.udp(bed, times, 1472),
+            Workload::Rtt => self.rtt(bed, times),
+            Workload::Conn => self.conn(bed, times),
+        })
+        .with_context(|| format!("running {}", self.name()))
+    }
+
+    fn idle(self, bed: &Bed, times: Times) -> anyhow::Result<Vec<Figure>> {
+        machine::rest(SETTLE);
+        let before = machine::sleeps(&bed.switch)?;
+        let start = Instant::now();
+        machine::rest(Duration::from_secs_f64(times.idle_seconds));
+        let wakes = (machine::sleeps(&bed.switch)? - before) as f64 / start.elapsed().as_secs_f64();
+        let mut rss = 0;
+        for pid in &bed.switch {
+            rss += machine::status(*pid, "VmRSS")?;
+        }
+        Ok(vec![
+            self.figure("resident", "MiB", Better::Lower, rss as f64 / 1024.0),
+            self.figure("wake-ups", "1/s", Better::Lower, wakes),
+        ])
+    }
+
+    fn tcp(self, bed: &Bed, times: Times, streams: usize) -> anyhow::Result<Vec<Figure>> {
+        let cpu = machine::cpu_seconds(&bed.switch);
+        let run = Run {
+            bed,
+            times,
+            streams,
+            size: 0,
+        };
+        let sink = run.server("tcp-sink")?;
+        let sourced: Sourced = run.client("tcp-source")?;
+        let received: Streams = parse(&sink.finish(LIMIT))?;
+        let cpu = machine::cpu_seconds(&bed.switch) - cpu;
+        ensure!(received.bytes > 0, "nothing arrived");
+        let gigabytes = received.total_bytes as f64 / 1e9;
+        let rate = received.bytes as f64 * 8.0 / 1e9 / received.seconds;
+        let mut figures = vec![self.figure("rate", "Gbit/s", Better::Higher, rate)];
+        if !bed.switch.is_empty() {
+            figures.push(self.figure("switch CPU", "s/GB", Better::Lower, cpu / gigabytes));
+        }
+        let all = cpu + sourced.cpu_seconds + received.cpu_seconds;
+        figures.push(self.figure("CPU with both ends", "s/GB", Better::Lower, all / gigabytes));
+        Ok(figures)
+    }
+
+    fn udp(self, bed: &Bed, times: Times, size: usize) -> anyhow::Result<Vec<Figure>> {
+        let cpu = machine::cpu_seconds(&bed.switch);
+        let run = Run {
+            bed,
+            times,
+            streams: 1,
+            size,
+        };
+        let sink = run.server("udp-sink")?;
+        let flood: Flood = run.client("udp-flood")?;
+        let got: Delivered = parse(&sink.finish(LIMIT))?;
+        let cpu = machine::cpu_seconds(&bed.switch) - cpu;
+        ensure!(got.datagrams > 0 && flood.sent > 0, "nothing arrived");
+        let lost = 1.0 - (got.total as f64 / flood.sent as f64).min(1.0);
+        let mut figures = vec![
+            self.figure(
+                "delivered",
+                "kpps",
+                Better::Higher,
+                got.datagrams as f64 / got.seconds / 1e3,
+            ),
+            self.figure("lost", "%", Better::Lower, lost * 100.0),
+        ];
+        if !bed.switch.is_empty() {
+            let each = cpu * 1e6 / got.total as f64;
+            figures.push(self.figure("switch CPU", "us/frame", Better::Lower, each));
+        }
+        Ok(figures)
+    }
+
+    fn rtt(self, bed: &Bed, times: Times) -> anyhow::Result<Vec<Figure>> {
+        let run = Run {
+            bed,
+            times,
+            streams: 1,
+            size: 0,
+        };
+        let _echo = run.server("udp-echo")?;
+        let trips: RoundTrips = run.client("udp-ping")?;
+        ensure!(trips.count > 0, "no answer came back");
+        Ok(vec![
+            self.figure("p50", "us", Better::Lower, trips.p50),
+            self.figure("p99", "us", Better::Lower, trips.p99),
+            self.figure("p99.9", "us", Better::Lower, trips.p999),
+            self.figure("lost", "trips", Better::Lower, trips.lost as f64),
+        ])
+    }
+
+    fn conn(self, bed: &Bed, times: Times) -> anyhow::Result<Vec<Figure>> {
+        let run = Run {
+            bed,
+            times,
+            streams: ACCEPTORS,
+            size: 0,
+        };
+        let _acceptor = run.server("tcp-accept")?;
+        let made: Connects = run.client("tcp-connect")?;
+        let rate = made.connections as f64 / made.seconds / 1e3;
+        Ok(vec![self.figure(
+            "connections",
+            "k/s",
+            Better::Higher,
+            rate,
+        )])
+    }
+
+    /// Runs the workload that starts a switch of its own.
+    pub(crate) fn start(self, lab: &Lab, build: Build) -> anyhow::Result<Vec<Figure>> {
+        caught(move || {
+            let (a, b) = containers(lab);
+            let switch = Switch::new(lab, build);
+            let program = this_program()?;
+            let address = format!("{}:{PORT}", ADDRESSES[0]);
+            let mut echo = a.spawn(&[&program, "tool", "udp-echo", "0.0.0.0:7000"]);
+            echo.wait_for("ready");
+            // The container that is attached last asks; it waits at full speed, as somebody would who wants to know.
+            let mut probe = b.spawn(&[&program, "tool", "first-reply", &address]);
+            probe.wait_for("ready");
+            let daemon = switch.argv_with_topology(&a, &b)?;
+            let mut argv = vec![program.as_str(), "tool", "start", "--"];
+            argv.extend(daemon.iter().map(String::as_str));
+            let starter = switch.host.spawn(&argv);
+            let reply = parse::<Reply>(&probe.finish(LIMIT));
+            let output = starter.output();
+            let reply = reply.with_context(|| format!("vswitchd said: {output}"))?;
+            let line = output
+                .lines()
+                .find(|l| l.starts_with('{'))
+                .context("the daemon wasn't ready")?;
+            let started: Started =
+                serde_json::from_str(line).context("reading when the daemon was started")?;
+            let since = |at: u64| at.saturating_sub(started.started) as f64 / 1e6;
+            Ok(vec![
+                self.figure("to ready", "ms", Better::Lower, since(started.ready)),
+                self.figure("to first frame", "ms", Better::Lower, since(reply.at)),
+            ])
+        })
+        .with_context(|| format!("running {}", self.name()))
+    }
+}
+
+/// The port of every workload.
+const PORT: u16 = 7000;
+/// A tool that takes longer is killed.
+const LIMIT: Duration = Duration::from_secs(40);
+
+/// One run of two tools.
+struct Run<'a> {
+    bed: &'a Bed,
+    times: Times,
+    streams: usize,
+    size: usize,
+}
+
+impl Run<'_> {
+    fn spawn(
+        &self,
+        node: &Node,
+        cpu: &str,
+        tool: &str,
+        address: &str,
+    ) -> anyhow::Result<Background> {
+        let (program, address) = (this_program()?, format!("{address}:{PORT}"));
+        let (seconds, streams, size) = (
+            self.times.seconds.to_string(),
+            self.streams.to_string(),
+            self.size.to_string(),
+        );
+        let argv = [
+            program.as_str(),
+            "tool",
+            tool,
+            &address,
+            "--seconds",
+            &seconds,
+            "--streams",
+            &streams,
+            "--size",
+            &size,
+        ];
+        let pin: &[&str] = if self.times.pin { &["--cpu", cpu] } else { &[] };
+        Ok(node.spawn(&[&argv, pin].concat()))
+    }
+
+    /// Starts the passive end in `b`.
+    fn server(&self, tool: &str) -> anyhow::Result<Background> {
+        let mut server = self.spawn(&self.bed.b, "1", tool, "0.0.0.0")?;
+        server.wait_for("ready");
+        Ok(server)
+    }
+
+    /// Runs the active end in `a`.
+    fn client<T: for<'d> serde::Deserialize<'d>>(&self, tool: &str) -> anyhow::Result<T> {
+        let output = self
+            .spawn(&self.bed.a, "0", tool, ADDRESSES[1])?
+            .finish(LIMIT);
+        ensure!(output.success(), "{output}");
+        parse(&output)
+    }
+}
