@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use utoipa::ToSchema;
 use vswitch_core::bridge::NetworkId;
 use vswitch_nat::Endpoint;
-use vswitch_nat::gateway::{Backend, MAX_PORTS, Publish};
+use vswitch_nat::gateway::{Backend, MAX_BACKENDS, MAX_PORTS, Publish};
 
 /// Protocols with ports.
 #[derive(
@@ -83,6 +83,10 @@ impl Topology {
             if p.to.is_empty() {
                 let reason = "it leads nowhere".to_owned();
                 return at("to", reason, "set a back end such as 192.0.2.10:80");
+            }
+            if p.to.len() > MAX_BACKENDS {
+                let reason = format!("{} back ends are too many", p.to.len());
+                return at("to", reason, "name 64 at most");
             }
             let (from, to) = p.ports.0;
             count += usize::from(to - from) + 1;

@@ -51,7 +51,8 @@ pub(crate) struct Leased {
 pub(crate) struct Flow {
     pub(crate) rewrites: [Option<Rewrite>; 2],
     pub(crate) ways: [Way; 2],
-    pub(crate) lease: Option<Leased>,
+    /// Of the source's external port, and of the mapping it came in by.
+    pub(crate) leases: [Option<Leased>; 2],
     /// Epoch of the routes that its ways are from.
     pub(crate) epoch: u32,
 }
@@ -226,7 +227,7 @@ impl Flows {
             return;
         };
         self.free.push(i);
-        if let Some(leased) = flow.lease {
+        for leased in flow.leases.into_iter().flatten() {
             self.pools.release(now, leased);
         }
     }

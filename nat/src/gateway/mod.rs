@@ -26,7 +26,7 @@ mod split;
 
 pub use flows::SnatConfig;
 pub use interface::InterfaceConfig;
-pub use publish::{Backend, MAX_PORTS, Publish};
+pub use publish::{Backend, MAX_BACKENDS, MAX_PORTS, Publish};
 pub use route::{MAX_ROUTES, Route, contains};
 pub use show::NeighbourEntry;
 

@@ -30,6 +30,8 @@ const RETRANS: Duration = Duration::from_secs(1);
 const TRIES: u8 = 3;
 /// How long an address that didn't answer isn't asked for again.
 const UNREACHABLE: Duration = Duration::from_secs(3);
+/// How long a back end's answer counts for its health.
+const HEALTHY: Duration = Duration::from_secs(2);
 /// Entries looked at for the one to evict.
 const LOOKED_AT: usize = 8;
 
@@ -63,6 +65,17 @@ pub(crate) enum Resolved {
     Pending { ask: bool },
     /// It doesn't answer.
     Unreachable,
+}
+
+/// What is known of a back end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Health {
+    /// It answers, or nothing else is known.
+    pub(crate) alive: bool,
+    /// A request is due.
+    pub(crate) ask: bool,
+    /// Its MAC address.
+    pub(crate) mac: Option<MacAddr>,
 }
 
 /// Something a tick wants done.
@@ -203,10 +216,53 @@ impl Neighbours {
         }
     }
 
-    /// Whether the address was asked for lately and didn't answer.
-    pub(crate) fn is_unreachable(&self, now: Nanos, network: NetworkId, ip: IpAddr) -> bool {
-        let known = self.table.get(&(network, ip));
-        known.is_some_and(|n| matches!(n.state, State::Unreachable) && now < n.due)
+    /// Whether the address answers, as far as is known; one that did is asked again when that is a while ago, and one that didn't
+    /// every few seconds.
+    pub(crate) fn health(&mut self, now: Nanos, network: NetworkId, ip: IpAddr) -> Health {
+        let key = (network, ip);
+        let Some(n) = self.table.get_mut(&key) else {
+            let ask = matches!(
+                self.resolve(now, network, ip),
+                Resolved::Pending { ask: true }
+            );
+            return Health {
+                alive: true,
+                ask,
+                mac: None,
+            };
+        };
+        match n.state {
+            State::Known(mac) => {
+                let confirmed = n.due.since(now) > REACHABLE - HEALTHY;
+                let ask = !confirmed && n.tries == 0;
+                if ask {
+                    n.tries = 1;
+                    n.due = now.after(RETRANS);
+                    self.waiting.push(key);
+                }
+                Health {
+                    alive: true,
+                    ask,
+                    mac: Some(mac),
+                }
+            }
+            State::Incomplete(_) => Health {
+                alive: true,
+                ask: false,
+                mac: None,
+            },
+            State::Unreachable => {
+                let ask = now >= n.due;
+                if ask {
+                    n.due = now.after(UNREACHABLE);
+                }
+                Health {
+                    alive: false,
+                    ask,
+                    mac: None,
+                }
+            }
+        }
     }
 
     /// Requests to repeat and addresses to give up; returns when to be called again.
@@ -365,6 +421,26 @@ mod tests {
             tick(&mut n, at(s));
         }
         assert_eq!(n.resolve(at(74), NET, ip(1)), Resolved::Unreachable);
+    }
+
+    #[test]
+    fn a_back_end_that_falls_silent_is_found_out_within_seconds() {
+        let mut n = Neighbours::default();
+        n.heard(at(0), NET, ip(1), MAC, true);
+        let health = |n: &mut Neighbours, s| {
+            let h = n.health(at(s), NET, ip(1));
+            (h.alive, h.ask)
+        };
+        assert_eq!(health(&mut n, 1), (true, false));
+        assert_eq!(health(&mut n, 3), (true, true));
+        for s in 4..7 {
+            tick(&mut n, at(s));
+        }
+        assert_eq!(health(&mut n, 7), (false, false));
+        assert_eq!(health(&mut n, 10), (false, true));
+        assert_eq!(health(&mut n, 10), (false, false));
+        n.heard(at(10), NET, ip(1), MAC, false);
+        assert_eq!(health(&mut n, 11), (true, false));
     }
 
     #[test]

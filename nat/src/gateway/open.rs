@@ -41,12 +41,57 @@ impl Gateway {
         let mut lease = None;
         let mut dst = asked;
         let addressed = self.is_own(asked.addr) || self.is_external(network, asked);
+        let mut inside = None;
         if addressed {
-            match self.inbound(cx, network, original.proto, src, asked) {
-                Some((to, leased)) => (dst, lease) = (to, leased),
+            match self.inbound(cx, bridge, network, original.proto, src, asked) {
+                Some((to, leased)) => (dst, inside) = (to, leased),
                 None => return self.local(cx, bridge, network, e).map(|o| (o, None)),
             }
         }
+        let judged = self.admit(cx, bridge, network, e, dst, addressed);
+        let out = match judged {
+            Ok(out) => out,
+            Err(why) => {
+                self.give_back(cx, inside);
+                return Err(why);
+            }
+        };
+        let hairpin = addressed && out.network == network;
+        let mut source = src;
+        if hairpin || self.snat(network, out.network) {
+            let internal = Internal {
+                zone: ZONE,
+                proto: original.proto,
+                end: src,
+            };
+            let random = self.random();
+            let tracking = self.tracking.as_deref_mut().ok_or(DropReason::NoRoute)?;
+            let pools = &mut tracking.flows.pools;
+            match pools.lease(now, out.network, internal, dst.addr, random) {
+                Ok((leased, external)) => (lease, source) = (Some(leased), external),
+                Err(_) => {
+                    self.give_back(cx, inside);
+                    return Err(DropReason::NatExhausted);
+                }
+            }
+        }
+        let back = self.back(network, src.addr);
+        let leases = [lease, inside];
+        let id = self.enter(cx, pending, (source, dst), [out, back], leases)?;
+        let outcome = self.follow(cx, bridge, network, e, (id, Dir::Original))?;
+        Ok((outcome, Some((id, Dir::Original))))
+    }
+
+    /// The way out of a new connection, if it may be.
+    fn admit(
+        &mut self,
+        cx: &mut Cx,
+        bridge: &mut Bridge,
+        network: NetworkId,
+        e: &Entry,
+        dst: Endpoint,
+        addressed: bool,
+    ) -> Result<Way, DropReason> {
         let Some((route, hop)) = self.routes.find(dst.addr) else {
             self.answer(cx, bridge, network, e, Cause::NetUnreachable);
             return Err(DropReason::NoRoute);
@@ -60,26 +105,13 @@ impl Gateway {
             return Err(DropReason::Policy);
         }
         self.may_pass(cx, bridge, network, e, out.network)?;
-        let hairpin = addressed && out.network == network;
-        let translate = hairpin || self.snat(network, out.network);
-        let mut source = src;
-        if translate && lease.is_none() {
-            let internal = Internal {
-                zone: ZONE,
-                proto: original.proto,
-                end: src,
-            };
-            let random = self.random();
-            let tracking = self.tracking.as_deref_mut().ok_or(DropReason::NoRoute)?;
-            let pools = &mut tracking.flows.pools;
-            let leased = pools.lease(now, out.network, internal, dst.addr, random);
-            let (leased, external) = leased.map_err(|_| DropReason::NatExhausted)?;
-            (lease, source) = (Some(leased), external);
+        Ok(out)
+    }
+
+    fn give_back(&mut self, cx: &Cx, leased: Option<flows::Leased>) {
+        if let (Some(leased), Some(tracking)) = (leased, self.tracking.as_deref_mut()) {
+            tracking.flows.pools.release(cx.now, leased);
         }
-        let back = self.back(network, src.addr);
-        let id = self.enter(cx, pending, (source, dst), [out, back], lease)?;
-        let outcome = self.follow(cx, bridge, network, e, (id, Dir::Original))?;
-        Ok((outcome, Some((id, Dir::Original))))
     }
 
     /// The way back to who began.
@@ -103,7 +135,7 @@ impl Gateway {
         pending: Pending,
         to: (Endpoint, Endpoint),
         ways: [Way; 2],
-        lease: Option<flows::Leased>,
+        leases: [Option<flows::Leased>; 2],
     ) -> Result<crate::conntrack::ConnId, DropReason> {
         let (now, epoch) = (cx.now, self.epoch);
         let tracking = self.tracking.as_deref_mut().ok_or(DropReason::NoRoute)?;
@@ -121,19 +153,16 @@ impl Gateway {
                 Rewrite::new(original.proto, back.0, back.1).map(|back| [Some(there), Some(back)])
             })
         };
-        let rewrites = match compiled {
-            Ok(rewrites) => rewrites,
-            Err(_) => {
-                if let Some(leased) = lease {
-                    tracking.flows.pools.release(now, leased);
-                }
-                return Err(DropReason::BadPacket);
+        let Ok(rewrites) = compiled else {
+            for leased in leases.into_iter().flatten() {
+                tracking.flows.pools.release(now, leased);
             }
+            return Err(DropReason::BadPacket);
         };
         let flow = tracking.flows.insert(Flow {
             rewrites,
             ways,
-            lease,
+            leases,
             epoch,
         });
         let user = User {
@@ -162,25 +191,55 @@ impl Gateway {
     /// Where a connection to one of our addresses leads: a published port, or a mapping that lets it in.
     fn inbound(
         &mut self,
-        cx: &Cx,
+        cx: &mut Cx,
+        bridge: &mut Bridge,
         network: NetworkId,
         proto: u8,
         from: Endpoint,
         to: Endpoint,
     ) -> Option<(Endpoint, Option<flows::Leased>)> {
-        let (neighbours, routes) = (&self.neighbours, &self.routes);
-        let alive = |ip| {
-            routes
-                .find(ip)
-                .is_some_and(|(r, hop)| !neighbours.is_unreachable(cx.now, r.network, hop))
-        };
-        if let Some(backend) = self.published.find(proto, (network, from), to, alive) {
+        if let Some(backend) = self.backend(cx, bridge, network, proto, from, to) {
             return Some((backend, None));
         }
         let tracking = self.tracking.as_deref_mut()?;
         let pools = &mut tracking.flows.pools;
         let (leased, internal) = pools.inbound(network, proto, to, from.addr)?;
         Some((internal, Some(leased)))
+    }
+
+    /// The back end of a published port.
+    fn backend(
+        &mut self,
+        cx: &mut Cx,
+        bridge: &mut Bridge,
+        network: NetworkId,
+        proto: u8,
+        from: Endpoint,
+        to: Endpoint,
+    ) -> Option<Endpoint> {
+        let publish = self.published.find(proto, network, to)?;
+        let (mut alive, mut ask) = (u64::MAX, Vec::new());
+        if publish.backends.len() > 1 {
+            for (i, b) in publish.backends.iter().enumerate() {
+                let Some((route, hop)) = self.routes.find(b.to.addr) else {
+                    alive &= !(1 << (i % 64));
+                    continue;
+                };
+                let health = self.neighbours.health(cx.now, route.network, hop);
+                if !health.alive {
+                    alive &= !(1 << (i % 64));
+                }
+                if health.ask {
+                    ask.push((route.network, hop, health.mac));
+                }
+            }
+        }
+        let chosen = publish.choose(to, self.published.hash(from, to), alive);
+        for (network, hop, mac) in ask {
+            self.ask(cx, bridge, network, hop, mac);
+            cx.tick_by(cx.now.after(std::time::Duration::from_secs(1)));
+        }
+        chosen
     }
 
     /// Whether what goes from one network to another has its source translated.

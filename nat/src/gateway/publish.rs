@@ -1,7 +1,8 @@
 //! Published ports: an address and port of the gateway stand for a container's, or for one of several (DNAT).
 //!
-//! A back end is chosen by a hash of the connection, weighted, among those whose neighbour answers ARP or ND; a connection
-//! stays with the one chosen. If none answers the choice is as if all did: the error that follows is the honest answer.
+//! A back end is chosen by a hash of the connection, weighted, among those whose neighbour answers ARP or ND, which new connections
+//! have asked again every few seconds; a connection stays with the one chosen. If none answers the choice is as if all did:
+//! the error that follows is the honest answer.
 
 use hashbrown::HashMap;
 use std::hash::BuildHasher;
@@ -10,6 +11,9 @@ use std::ops::RangeInclusive;
 use vswitch_core::bridge::NetworkId;
 
 use crate::Endpoint;
+
+/// Most back ends of a published port.
+pub const MAX_BACKENDS: usize = 64;
 
 /// Most published ports, ranges counted port by port.
 pub const MAX_PORTS: usize = 65_536;
@@ -64,50 +68,48 @@ impl Published {
         }
     }
 
-    /// Where a connection to one of our addresses leads, if that is published. `alive` tells whether a back end answers.
-    pub(crate) fn find(
-        &self,
-        proto: u8,
-        from: (NetworkId, Endpoint),
-        to: Endpoint,
-        alive: impl Fn(IpAddr) -> bool,
-    ) -> Option<Endpoint> {
+    /// What is published at one of our addresses, for a connection from a network.
+    pub(crate) fn find(&self, proto: u8, network: NetworkId, to: Endpoint) -> Option<&Publish> {
         let found = self.by_port.get(&(proto, to.port))?;
-        let publish = found
-            .iter()
-            .filter_map(|i| self.list.get(*i as usize))
-            .find(|p| {
-                p.address.is_none_or(|a| a == to.addr)
-                    && p.network.is_none_or(|n| n == from.0)
-                    && p.backends
-                        .iter()
-                        .any(|b| b.to.addr.is_ipv4() == to.addr.is_ipv4())
-            })?;
-        let fits = |b: &&Backend| b.to.addr.is_ipv4() == to.addr.is_ipv4();
-        let offset = to.port - publish.ports.start();
-        let at = |b: &Backend| Endpoint::new(b.to.addr, b.to.port.wrapping_add(offset));
-        if let [only] = &publish.backends[..] {
-            return Some(at(only));
-        }
-        let hash = self.by_port.hasher().hash_one((from.1, to));
-        let draw = |only_alive: bool| {
+        let mut found = found.iter().filter_map(|i| self.list.get(*i as usize));
+        found.find(|p| {
+            p.address.is_none_or(|a| a == to.addr)
+                && p.network.is_none_or(|n| n == network)
+                && p.backends.iter().any(|b| of_family(b, to))
+        })
+    }
+
+    /// A hash of a connection, to choose a back end by.
+    pub(crate) fn hash(&self, from: Endpoint, to: Endpoint) -> u64 {
+        self.by_port.hasher().hash_one((from, to))
+    }
+}
+
+fn of_family(b: &Backend, to: Endpoint) -> bool {
+    b.to.addr.is_ipv4() == to.addr.is_ipv4()
+}
+
+impl Publish {
+    /// The back end for a connection to `to`, by its hash; `alive` has a bit for each back end.
+    pub(crate) fn choose(&self, to: Endpoint, hash: u64, alive: u64) -> Option<Endpoint> {
+        let offset = to.port.wrapping_sub(*self.ports.start());
+        let draw = |alive: u64| {
             let all = || {
-                publish
-                    .backends
-                    .iter()
-                    .filter(fits)
-                    .filter(|b| !only_alive || alive(b.to.addr))
+                let of_family =
+                    |(i, b): &(usize, &Backend)| alive >> (i % 64) & 1 != 0 && of_family(b, to);
+                self.backends.iter().enumerate().filter(of_family)
             };
-            let total: u64 = all().map(|b| u64::from(b.weight.max(1))).sum();
+            let total: u64 = all().map(|(_, b)| u64::from(b.weight.max(1))).sum();
             let mut left = hash.checked_rem(total)?;
-            all().find(|b| {
+            let chosen = all().find(|(_, b)| {
                 let weight = u64::from(b.weight.max(1));
                 let here = left < weight;
                 left = left.saturating_sub(weight);
                 here
-            })
+            });
+            chosen.map(|(_, b)| Endpoint::new(b.to.addr, b.to.port.wrapping_add(offset)))
         };
-        draw(true).or_else(|| draw(false)).map(at)
+        draw(alive).or_else(|| draw(u64::MAX))
     }
 }
 
@@ -148,8 +150,10 @@ mod tests {
             publish(Some("198.51.100.2"), 8005..=8005, &[("192.0.2.11", 443, 1)]),
             publish(None, 53..=53, &[("2001:db8::5", 53, 1)]),
         ]);
-        let from = (CLIENT, end("203.0.113.1", 5000));
-        let find = |proto, ip, port| p.find(proto, from, end(ip, port), |_| true);
+        let find = |proto, ip, port| {
+            let to = end(ip, port);
+            p.find(proto, CLIENT, to)?.choose(to, 7, u64::MAX)
+        };
         assert_eq!(find(6, "198.51.100.1", 8003), Some(end("192.0.2.10", 83)));
         assert_eq!(find(6, "198.51.100.2", 8005), Some(end("192.0.2.11", 443)));
         assert_eq!(find(6, "198.51.100.1", 8005), Some(end("192.0.2.10", 85)));
@@ -165,24 +169,28 @@ mod tests {
             80..=80,
             &[("192.0.2.1", 80, 1), ("192.0.2.2", 80, 3)],
         )]);
-        let count = |alive: &dyn Fn(IpAddr) -> bool| {
+        let count = |alive: u64| {
             let mut n = [0; 2];
             for port in 1..4001u16 {
-                let from = (CLIENT, end("203.0.113.1", port));
+                let from = end("203.0.113.1", port);
                 let to = end("198.51.100.1", 80);
-                let first = p.find(6, from, to, alive);
-                assert_eq!(first, p.find(6, from, to, alive), "it stays");
+                let publish = p.find(6, CLIENT, to).expect("published");
+                let first = publish.choose(to, p.hash(from, to), alive);
+                assert_eq!(
+                    first,
+                    publish.choose(to, p.hash(from, to), alive),
+                    "it stays"
+                );
                 n[usize::from(first == Some(end("192.0.2.2", 80)))] += 1;
             }
             n
         };
-        let [one, two] = count(&|_| true);
+        let [one, two] = count(u64::MAX);
         assert!(
             (800..1200).contains(&one) && one + two == 4000,
             "{one} {two}"
         );
-        let dead = end("192.0.2.2", 0).addr;
-        assert_eq!(count(&|ip| ip != dead), [4000, 0]);
-        assert_eq!(count(&|_| false), [one, two]);
+        assert_eq!(count(1), [4000, 0]);
+        assert_eq!(count(0), [one, two], "as if all answered");
     }
 }

@@ -56,7 +56,10 @@ impl Gateway {
                 Endpoint::new(sent.src(), sent.src_port),
                 Endpoint::new(sent.dst(), sent.dst_port),
             ),
-            mtu: None,
+            mtu: self.way(id, dir.flip()).ok().and_then(|(way, _)| {
+                let out = self.interface(way.network)?;
+                Some(out.config.mtu)
+            }),
         };
         let (way, _) = self.way(id, dir)?;
         self.may_pass(cx, bridge, network, e, way.network)?;
