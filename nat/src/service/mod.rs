@@ -13,9 +13,9 @@
 //! Nothing here is on the path of ordinary frames; one request allocates a little.
 
 pub mod dhcp4;
-//pub mod dhcp6;
+pub mod dhcp6;
 //pub mod dns;
-//pub mod ra;
+pub mod ra;
 
 mod name;
 

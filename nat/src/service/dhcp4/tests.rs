@@ -482,7 +482,7 @@ fn configurations_that_cannot_be_served() {
     let bad = |change: fn(&mut Config)| {
         let mut c = config();
         change(&mut c);
-        Server::new(c).err().expect("an error").to_string()
+        Server::new(c).expect_err("an error").to_string()
     };
     assert!(bad(|c| c.prefix_len = 0).contains("prefix length"));
     assert!(bad(|c| c.pools = vec![(ip(9), ip(8))]).contains("pools"));
