@@ -14,7 +14,7 @@
 
 pub mod dhcp4;
 pub mod dhcp6;
-//pub mod dns;
+pub mod dns;
 pub mod ra;
 
 mod name;
