@@ -48,6 +48,8 @@ use zone::Found;
 pub const PORT: u16 = 53;
 /// Our UDP payload size: no fragments on any usual path.
 pub const UDP_SIZE: u16 = 1232;
+/// Where in an id the tag is.
+const TAG_SHIFT: u32 = 48;
 
 /// How a query came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -72,6 +74,8 @@ pub struct Client {
 /// Bounds of the service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
+    /// Tells the networks apart that share a forwarder: comes back in [`Response::tag`].
+    pub tag: u16,
     /// Queries per second of a port; 0 doesn't limit.
     pub rate: u32,
     /// Queries of a port at once.
@@ -93,6 +97,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Config {
         Config {
+            tag: 0,
             rate: 2000,
             burst: 4000,
             max_in_flight: 512,
@@ -121,6 +126,14 @@ pub struct Response {
     pub id: u64,
     /// A resolver's message, or why there is none.
     pub outcome: Result<Vec<u8>, Failure>,
+}
+
+impl Response {
+    /// [`Config::tag`] of the service that asked.
+    #[must_use]
+    pub fn tag(&self) -> u16 {
+        (self.id >> TAG_SHIFT) as u16
+    }
 }
 
 /// What to do about a query.
@@ -188,12 +201,12 @@ impl Dns {
         Dns {
             cache: Cache::new(config.cache_entries, config.cache_bytes),
             limits: Limits::new(config.rate, config.burst, config.max_in_flight_per_port),
+            next_id: u64::from(config.tag) << TAG_SHIFT,
             config,
             zone,
             pending: HashMap::default(),
             under_way: HashMap::default(),
             deadlines: VecDeque::new(),
-            next_id: 0,
             stats: Stats::default(),
         }
     }
@@ -286,6 +299,11 @@ impl Dns {
             waiting: vec![(client, query)],
         };
         self.pending.insert(id, pending);
+        if self.deadlines.len() > 4 * self.config.max_in_flight {
+            // Most of them have been answered long ago.
+            self.deadlines
+                .retain(|(_, id)| self.pending.contains_key(id));
+        }
         self.deadlines
             .push_back((now.after(self.config.timeout), id));
         Verdict::Forward(Upstream { id, message })

@@ -258,12 +258,15 @@ fn the_cache_is_bounded_and_keeps_what_is_used() {
     let mut small = Dns::new(
         Config {
             cache_bytes: 3 * 250,
+            tag: 7,
             ..Config::default()
         },
         zone(),
     );
     for i in 0..50 {
         let up = forwarded(&mut small, client(1), &bytes(i), START);
+        let outcome = Err(Failure::Busy);
+        assert_eq!(Response { id: up.id, outcome }.tag(), 7);
         let message = resolved(&up.message, ResponseCode::NoError, address(1000));
         respond(&mut small, up.id, message, START);
         assert!(small.cache_stats().bytes <= 750);
