@@ -8,7 +8,7 @@
 //! The parts stand alone: [`conntrack`] tells which connection a packet belongs to; a flow's [`rewrite::Rewrite`]
 //! is compiled once per direction and applied to its frames; [`icmp_error`] does the same to an error and the packet it
 //! quotes, and [`reply`] makes the gateway's own errors; [`portalloc`] chooses external ports; [`frag`] lets later fragments follow
-//! the first; [`nptv6`] needs no state at all.
+//! the first; [`nptv6`] needs no state at all; [`service`] has DHCP, router advertisements and DNS.
 
 pub mod conntrack;
 mod crc32c;
@@ -22,6 +22,7 @@ mod pipeline;
 pub mod portalloc;
 pub mod reply;
 pub mod rewrite;
+pub mod service;
 mod verify;
 
 pub use endpoint::Endpoint;

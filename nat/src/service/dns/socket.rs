@@ -1,0 +1,120 @@
+//! A socket towards one resolver, for one question.
+//!
+//! A datagram socket is connected, so the kernel takes answers of the resolver's address only, and is bound anew each time, so
+//! its port is the kernel's random choice: together with the id that is what somebody who guesses has to hit (RFC 5452).
+
+use super::tcp::{self, Framing};
+use mio::net::{TcpStream, UdpSocket};
+use mio::{Interest, Registry, Token};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// Datagrams that one question may get; more is an attack.
+const MAX_DATAGRAMS: u16 = 256;
+
+#[derive(Debug)]
+pub(super) enum Socket {
+    Udp(UdpSocket, u16),
+    Tcp(Connection),
+}
+
+#[derive(Debug)]
+pub(super) struct Connection {
+    stream: TcpStream,
+    out: Vec<u8>,
+    written: usize,
+    framing: Framing,
+}
+
+/// What a ready socket gave.
+#[derive(Debug)]
+pub(super) enum Progress {
+    Message(Vec<u8>),
+    Wait,
+    Failed,
+}
+
+impl Socket {
+    /// Opens a socket, registers it and sends the message (by TCP: when connected).
+    pub(super) fn open(
+        server: SocketAddr,
+        tcp: bool,
+        message: &[u8],
+        registry: &Registry,
+        token: Token,
+    ) -> io::Result<Socket> {
+        if tcp {
+            let mut stream = TcpStream::connect(server)?;
+            registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
+            let out = tcp::frame(message).ok_or(ErrorKind::InvalidInput)?;
+            return Ok(Socket::Tcp(Connection {
+                stream,
+                out,
+                written: 0,
+                framing: Framing::default(),
+            }));
+        }
+        let any: SocketAddr = if server.is_ipv4() {
+            (Ipv4Addr::UNSPECIFIED, 0).into()
+        } else {
+            (Ipv6Addr::UNSPECIFIED, 0).into()
+        };
+        let mut socket = UdpSocket::bind(any)?;
+        socket.connect(server)?;
+        registry.register(&mut socket, token, Interest::READABLE)?;
+        socket.send(message)?;
+        Ok(Socket::Udp(socket, 0))
+    }
+
+    /// Goes on after an event; to be called until it doesn't give a message.
+    pub(super) fn ready(&mut self, buffer: &mut [u8]) -> Progress {
+        match self {
+            Socket::Udp(socket, seen) => loop {
+                *seen += 1;
+                if *seen > MAX_DATAGRAMS {
+                    return Progress::Failed;
+                }
+                return match socket.recv(buffer) {
+                    Ok(n) => Progress::Message(buffer.get(..n).unwrap_or_default().to_vec()),
+                    Err(e) if e.kind() == ErrorKind::WouldBlock => Progress::Wait,
+                    Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+                    Err(_) => Progress::Failed,
+                };
+            },
+            Socket::Tcp(connection) => connection.ready(buffer),
+        }
+    }
+}
+
+impl Connection {
+    fn ready(&mut self, buffer: &mut [u8]) -> Progress {
+        match self.exchange(buffer) {
+            Ok(Some(message)) => Progress::Message(message),
+            Ok(None) => Progress::Failed,
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected) => {
+                Progress::Wait
+            }
+            Err(_) => Progress::Failed,
+        }
+    }
+
+    /// Writes, then reads; `None` at the end of the stream.
+    fn exchange(&mut self, buffer: &mut [u8]) -> io::Result<Option<Vec<u8>>> {
+        if let Some(e) = self.stream.take_error()? {
+            return Err(e);
+        }
+        while let Some(rest) = self.out.get(self.written..).filter(|r| !r.is_empty()) {
+            self.written += self.stream.write(rest)?;
+        }
+        loop {
+            if let Some(message) = self.framing.next_message() {
+                return Ok(Some(message.to_vec()));
+            }
+            let n = self.stream.read(buffer)?;
+            let Some(got) = buffer.get(..n).filter(|g| !g.is_empty()) else {
+                return Ok(None);
+            };
+            self.framing.push(got).map_err(io::Error::other)?;
+        }
+    }
+}
