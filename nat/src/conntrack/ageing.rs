@@ -48,7 +48,11 @@ impl Conntrack {
     ) -> Option<u32> {
         loop {
             let next = match self.table.wheels.first(timeout) {
-                Some((second, at)) if second <= now => at,
+                Some((second, at)) if second <= now => {
+                    // Slots before are empty; the span begins here, or a late tick would hang long deadlines into the past.
+                    self.table.wheels.advance(timeout, second);
+                    at
+                }
                 other => {
                     self.table.wheels.advance(timeout, now);
                     return Some(other.map_or(u32::MAX, |(second, _)| second));

@@ -6,7 +6,8 @@
 //! refreshed is also the one idle longest, which is what eviction looks for.
 //!
 //! A bitmap of used slots with a summary makes the search for the next one a few instructions. Deadlines beyond the wheel's span
-//! hang in its last slot and are looked at again then.
+//! hang in its last slot and are looked at again then; with timeouts that long (over two hours and a quarter) the first one is only
+//! about the one idle longest.
 
 use super::conn::{Conn, NIL};
 use super::timeouts::{TIMEOUTS, Timeout};
