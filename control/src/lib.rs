@@ -21,6 +21,7 @@ pub mod metrics;
 pub mod model;
 pub mod netns;
 mod open;
+pub mod pcapng;
 pub mod plane;
 pub mod refusal;
 pub mod server;

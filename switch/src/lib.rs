@@ -12,6 +12,7 @@
 //! and [`worker::WorkerHandle`].
 
 pub mod bridge;
+pub mod capture;
 pub mod clock;
 pub mod frame;
 pub mod policy;

@@ -5,6 +5,7 @@
 //! that is refused answers with its status and `{"error":{"act","thing","reason","remedy"}}`.
 
 mod answer;
+mod capture;
 mod gateway;
 mod networks;
 mod ports;
@@ -12,6 +13,7 @@ mod stream;
 mod switch;
 
 pub use answer::ErrorBody;
+pub(crate) use capture::ID_HEADER;
 pub use gateway::ConnectionEvent;
 pub use switch::openapi;
 
@@ -43,6 +45,9 @@ pub(crate) fn router(plane: Shared) -> Router {
         .route("/metrics", get(switch::metrics))
         .route("/v1", get(switch::info))
         .route("/v1/", get(switch::info))
+        .route("/v1/capture", get(capture::capture))
+        .route("/v1/captures", get(capture::list))
+        .route("/v1/captures/{id}", axum::routing::delete(capture::end))
         .route("/v1/events", get(switch::events))
         .route(
             "/v1/conntrack",

@@ -4,6 +4,7 @@
 //! and the remedy; the exit code tells programs which sort it was.
 
 mod attach;
+mod capture;
 mod conntrack;
 mod docs;
 mod fdb;
@@ -64,6 +65,8 @@ enum Command {
     Apply(topology::Apply),
     /// Connect a container: makes its interface with addresses and adds it as a port.
     Attach(attach::Attach),
+    /// Capture frames at ports: to a file, to Wireshark, or as text.
+    Capture(capture::Capture),
     /// Print a completion script for a shell.
     Completions(docs::Completions),
     /// Connections that the gateways track.
@@ -193,6 +196,7 @@ async fn run(s: &Session, command: Command) -> Done {
     match command {
         Command::Apply(c) => topology::apply(s, &c).await,
         Command::Attach(c) => attach::run(s, c).await,
+        Command::Capture(c) => capture::run(s, c).await,
         Command::Completions(c) => docs::completions(&c),
         Command::Conntrack(c) => conntrack::run(s, c).await,
         Command::Diff(c) => topology::show_diff(s, &c).await,

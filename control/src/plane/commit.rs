@@ -84,7 +84,7 @@ impl Plane {
             }
         }
         self.desired = wanted;
-        Ok(())
+        self.follow_captures()
     }
 
     fn missing<A, B>(&self, have: &BTreeMap<String, A>, want: &BTreeMap<String, B>) -> Vec<String> {

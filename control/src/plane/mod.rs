@@ -10,10 +10,13 @@
 //! A port that went down for good (its container ended), or that couldn't be restored, stays in the desired state, with the
 //! reason; it is tried again at the next change.
 
+mod capture;
 mod commit;
 mod conntrack;
 mod view;
 
+pub use capture::CaptureView;
+pub(crate) use capture::{Begun, wall};
 pub use conntrack::{ConnectionCount, ConnectionFilter, ConnectionView, Direction};
 pub use view::{
     FdbView, Info, MdbView, MirrorView, NeighbourView, NetworkView, PortStats, PortView,
@@ -72,6 +75,8 @@ pub struct Plane {
     networks: BTreeMap<String, NetworkId>,
     ports: BTreeMap<String, LivePort>,
     mirrors: BTreeMap<String, MirrorId>,
+    captures: BTreeMap<u32, capture::Watching>,
+    last_capture: u32,
     /// What gateways hold and drop themselves, by worker.
     gateway_counters: Vec<Arc<PortCounters>>,
     /// Counters of ports that are gone, so that totals never go back.
@@ -100,6 +105,8 @@ impl Plane {
             networks: BTreeMap::new(),
             ports: BTreeMap::new(),
             mirrors: BTreeMap::new(),
+            captures: BTreeMap::new(),
+            last_capture: 0,
             retired: Totals::default(),
             state,
             bus,
@@ -226,6 +233,8 @@ impl Plane {
             let again = open::open(&name, &port, workers, None);
             self.take_in(&name, &port, again);
         }
+        // The refusal is the news, not that a worker is dead.
+        let _ = self.follow_captures();
         Err(refusal)
     }
 

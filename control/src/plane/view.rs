@@ -36,6 +36,8 @@ pub struct Info {
     pub workers: usize,
     /// Seconds since it started.
     pub uptime: u64,
+    /// Captures that run.
+    pub captures: usize,
 }
 
 /// A network as it is.
@@ -249,6 +251,7 @@ impl Plane {
             pid: std::process::id(),
             workers: self.workers.len(),
             uptime: self.started.elapsed().as_secs(),
+            captures: self.capture_count(),
         }
     }
 

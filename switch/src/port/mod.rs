@@ -11,6 +11,7 @@ pub mod stream;
 pub mod tap;
 pub mod unix;
 
+use crate::capture::Taps;
 use crate::clock::Nanos;
 use crate::frame::{Batch, DropReason, Frame, Offloads};
 use crate::stats::Tally;
@@ -107,6 +108,8 @@ pub struct TxQueue {
     limit: usize,
     /// What was sent and dropped since the worker last collected it.
     pub tally: Tally,
+    /// Captures that look at what leaves.
+    pub(crate) taps: Taps,
 }
 
 impl TxQueue {
@@ -120,6 +123,7 @@ impl TxQueue {
             frames: VecDeque::new(),
             limit,
             tally: Tally::default(),
+            taps: Taps::default(),
         }
     }
 
@@ -128,6 +132,9 @@ impl TxQueue {
         if self.frames.len() < self.limit {
             self.frames.push_back(frame);
         } else {
+            if !self.taps.is_empty() {
+                self.taps.dropped(&frame, DropReason::QueueFull);
+            }
             self.tally.count_drop(DropReason::QueueFull);
         }
     }
@@ -142,21 +149,31 @@ impl TxQueue {
         self.frames.iter_mut()
     }
 
-    /// Takes the first frame out; the caller counts in `tally` what becomes of it.
+    /// Takes the first frame out to send it; the caller counts in `tally` what becomes of it.
     pub fn take_front(&mut self) -> Option<Frame> {
-        self.frames.pop_front()
+        let frame = self.frames.pop_front()?;
+        if !self.taps.is_empty() {
+            self.taps.sent(&frame);
+        }
+        Some(frame)
     }
 
     /// The first frame was sent: counts it and returns its slot.
     pub fn sent(&mut self) {
         if let Some(f) = self.frames.pop_front() {
+            if !self.taps.is_empty() {
+                self.taps.sent(&f);
+            }
             self.tally.frame(f.len());
         }
     }
 
     /// The first frame can't be sent: counts it dropped.
     pub fn reject(&mut self, why: DropReason) {
-        if self.frames.pop_front().is_some() {
+        if let Some(f) = self.frames.pop_front() {
+            if !self.taps.is_empty() {
+                self.taps.dropped(&f, why);
+            }
             self.tally.count_drop(why);
         }
     }

@@ -15,6 +15,7 @@ mod handle;
 mod output;
 mod ports;
 mod stage;
+mod taps;
 mod turn;
 
 pub use cx::{Cx, Event, EventSink, Origin, Sync};

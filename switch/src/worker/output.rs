@@ -1,6 +1,7 @@
 //! The ports of a worker, their transmit queues and the way out.
 
 use super::Origin;
+use crate::capture::Taps;
 use crate::clock::Nanos;
 use crate::frame::{DropReason, Frame, Offloads, gso};
 use crate::port::{PortFault, PortId, PortIo, TxQueue};
@@ -48,6 +49,8 @@ pub(super) struct Slot {
     pub(super) active: bool,
     pub(super) write_armed: bool,
     pub(super) next_tick: Option<Nanos>,
+    /// Captures that look at what is received.
+    pub(super) taps: Taps,
     dirty: bool,
 }
 
@@ -92,7 +95,18 @@ impl Slot {
             active: false,
             write_armed: false,
             next_tick: Some(Nanos(0)),
+            taps: Taps::default(),
             dirty: false,
+        }
+    }
+}
+
+impl Slot {
+    /// Counts a frame that was to leave by this port dropped.
+    pub(super) fn drop_leaving(&self, frame: &Frame, why: DropReason) {
+        self.counters.count_drop(why, 1);
+        if !self.txq.taps.is_empty() {
+            self.txq.taps.dropped(frame, why);
         }
     }
 }
@@ -108,13 +122,13 @@ impl Outputs {
             return;
         };
         if slot.link != LinkState::Up {
-            slot.counters.count_drop(DropReason::PortDown, 1);
+            slot.drop_leaving(&frame, DropReason::PortDown);
             return;
         }
         if slot.io.is_none() {
             if let Some(Some(peer)) = self.peers.get(usize::from(slot.owner)) {
-                if peer.inbox.push(Inbound::Frame(to, frame)).is_err() {
-                    slot.counters.count_drop(DropReason::HandoffFull, 1);
+                if let Err(Inbound::Frame(_, frame)) = peer.inbox.push(Inbound::Frame(to, frame)) {
+                    slot.drop_leaving(&frame, DropReason::HandoffFull);
                 }
                 peer.waker.wake();
             }
@@ -123,6 +137,8 @@ impl Outputs {
         if gso::fits(&frame, slot.offloads, slot.mtu) {
             slot.txq.push(frame);
         } else {
+            // What can't be finished is consumed all the same.
+            let whole = slot.txq.taps.any_drops().then(|| frame.duplicate());
             let (txq, mut made) = (&mut slot.txq, 0u64);
             let r = gso::finish(frame, slot.offloads, slot.mtu, &mut |f| {
                 made += 1;
@@ -130,7 +146,12 @@ impl Outputs {
             });
             match r {
                 Ok(()) => slot.counters.split.add(made.saturating_sub(1)),
-                Err(why) => slot.counters.count_drop(why, 1),
+                Err(why) => {
+                    slot.counters.count_drop(why, 1);
+                    if let Some(frame) = whole {
+                        slot.txq.taps.dropped(&frame, why);
+                    }
+                }
             }
         }
         if !slot.dirty {

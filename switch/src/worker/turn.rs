@@ -3,6 +3,7 @@
 use super::handle::{Command, WAKE_TOKEN};
 use super::output::{Inbound, Outputs, Peer};
 use super::{Cx, EventSink, LinkState, Stage, WorkerConfig};
+use crate::capture::{Receipts, TurnClock};
 use crate::clock::{Clock, Nanos};
 use crate::frame::{self, Batch, DropReason, FloodSet, Verdict};
 use crate::port::{PortId, RxState};
@@ -39,6 +40,8 @@ pub struct Worker<S: Stage> {
     /// Boxed, so that taking it out while its frames are dispatched moves a pointer.
     batch: Option<Box<Batch>>,
     tally: Tally,
+    pub(super) taps_clock: TurnClock,
+    pub(super) receipts: Receipts,
     sink: EventSink,
     spin: Duration,
     pub(super) next_tick: Nanos,
@@ -88,6 +91,8 @@ impl<S: Stage> Worker<S> {
             active: Vec::new(),
             batch: Some(Box::new(Batch::new(PortId(0)))),
             tally: Tally::default(),
+            taps_clock: TurnClock::default(),
+            receipts: Receipts::default(),
             sink: config.events.clone(),
             spin: config.spin,
             next_tick: Nanos(0),
@@ -110,6 +115,7 @@ impl<S: Stage> Worker<S> {
     /// One turn.
     fn turn(&mut self) {
         self.cx.now = self.clock.now();
+        self.taps_clock.set(self.cx.now);
         while let Ok(command) = self.commands.try_recv() {
             command(self);
             // It may have changed what the timers depend on.
@@ -172,6 +178,9 @@ impl<S: Stage> Worker<S> {
                 self.active.push(port);
             }
         }
+        if !write_ready.is_empty() {
+            self.taps_clock.set(self.clock.now());
+        }
         for port in write_ready {
             self.flush(port);
         }
@@ -226,11 +235,12 @@ impl<S: Stage> Worker<S> {
             self.link_up(port);
         }
         if admin_down {
+            self.show_refused(batch, DropReason::PortDown);
             for _ in batch.entries.drain(..) {
                 self.count_drop(port, DropReason::PortDown);
             }
         }
-        self.process(batch);
+        self.process(batch, true);
         self.finish_call();
         let more = match state {
             Ok(RxState::More) => true,
@@ -294,7 +304,11 @@ impl<S: Stage> Worker<S> {
         }
         match self.stage.egress(&mut self.cx, from, to, &mut frame, meta) {
             Ok(()) => self.out.enqueue(to, frame),
-            Err(why) => self.count_drop(to, why),
+            Err(why) => {
+                if let Some(slot) = self.out.slot(to) {
+                    slot.drop_leaving(&frame, why);
+                }
+            }
         }
     }
 
@@ -346,7 +360,7 @@ impl<S: Stage> Worker<S> {
                 Some(Inbound::News(n)) => self.stage.sync(&mut self.cx, &n),
                 Some(Inbound::Gateway(from, frame)) => {
                     if batch.ingress != from || batch.is_full() {
-                        self.process(&mut batch);
+                        self.process(&mut batch, false);
                         batch.ingress = from;
                     }
                     let _ = batch.push(frame);
@@ -355,15 +369,15 @@ impl<S: Stage> Worker<S> {
             }
             any = true;
         }
-        self.process(&mut batch);
+        self.process(&mut batch, false);
         self.batch = Some(batch);
         if any {
             self.finish_call();
         }
     }
 
-    /// Runs the stages over a batch and sends its frames.
-    fn process(&mut self, batch: &mut Batch) {
+    /// Runs the stages over a batch and sends its frames. It is `fresh` from a port, or handed off by another worker.
+    fn process(&mut self, batch: &mut Batch, fresh: bool) {
         if !batch.is_empty() {
             for e in &mut batch.entries {
                 match wire::parse(e.frame.head(), e.frame.len()) {
@@ -371,7 +385,7 @@ impl<S: Stage> Worker<S> {
                     None => e.verdict = Verdict::Drop(DropReason::Runt),
                 }
             }
-            self.stage.run(&mut self.cx, batch);
+            self.run_stages(batch, fresh);
             self.dispatch(batch);
         }
         batch.clear();
