@@ -42,6 +42,8 @@ struct LivePort {
     device: String,
     /// Why it is down, if not by configuration.
     fault: Option<String>,
+    /// The other end of the loop it was last shut for.
+    looped: Option<PortId>,
     /// Whether the workers have it.
     open: bool,
     /// Ends the watch over the container's process when dropped.
@@ -197,6 +199,9 @@ impl Plane {
                 self.close(name);
                 closed.push(name.clone());
             }
+            if lenient {
+                open::clear_left_behind(name, port);
+            }
             match open::open(name, port, workers, handed.get(name)) {
                 Err(e) if !lenient && !retry => {
                     failed = Some(e);
@@ -260,8 +265,9 @@ impl Plane {
             } => {
                 tracing::warn!(port = record.port, reason, "port down");
                 if let Some(live) = self.ports.values_mut().find(|l| l.id == *port) {
-                    // Several workers may tell; the first knows best.
-                    if live.fault.is_some() {
+                    // Several workers may tell; the first knows best. That it is gone for good is news again.
+                    let ended = *is_final && live.open;
+                    if live.fault.is_some() && !ended {
                         return;
                     }
                     live.fault = Some(reason.clone());
@@ -274,11 +280,17 @@ impl Plane {
                     live.fault = None;
                 }
             }
-            Event::LoopDetected { .. } => {
+            Event::LoopDetected { port, other } => {
                 tracing::warn!(port = record.port, other = record.other, "loop: port shut");
+                if let Some(live) = self.ports.values_mut().find(|l| l.id == *port) {
+                    live.looped = Some(*other);
+                }
             }
-            Event::LoopCleared { .. } => {
+            Event::LoopCleared { port } => {
                 tracing::info!(port = record.port, "loop over: port open");
+                if let Some(live) = self.ports.values_mut().find(|l| l.id == *port) {
+                    live.looped = None;
+                }
             }
             _ => {}
         }
