@@ -10,6 +10,7 @@
 //! A port that went down for good (its container ended), or that couldn't be restored, stays in the desired state, with the
 //! reason; it is tried again at the next change.
 
+mod address;
 mod commit;
 mod view;
 
@@ -158,6 +159,10 @@ impl Plane {
         Ok(changes)
     }
 
+    fn state_path(&self) -> Option<&std::path::Path> {
+        self.state.as_ref().map(|s| s.0.as_path())
+    }
+
     fn save(&self) -> Result<(), Refusal> {
         let Some(state) = &self.state else {
             return Ok(());
@@ -202,7 +207,8 @@ impl Plane {
             if lenient {
                 open::clear_left_behind(name, port);
             }
-            match open::open(name, port, workers, handed.get(name)) {
+            let port = address::addressed(self.state_path(), name, port);
+            match open::open(name, &port, workers, handed.get(name)) {
                 Err(e) if !lenient && !retry => {
                     failed = Some(e);
                     break;
@@ -220,7 +226,8 @@ impl Plane {
             let Some(port) = self.desired.ports.get(&name).cloned() else {
                 continue;
             };
-            let again = open::open(&name, &port, workers, None);
+            let addressed = address::addressed(self.state_path(), &name, &port);
+            let again = open::open(&name, &addressed, workers, None);
             self.take_in(&name, &port, again);
         }
         Err(refusal)

@@ -30,9 +30,7 @@ fn one_that_is_killed_harms_no_other() {
     let d = switch(&lab, &[]);
     let a = container(&d, &lab, "a", "192.0.2.1/24", &[]);
     let b = container(&d, &lab, "b", "192.0.2.2/24", &[]);
-    // With an address of its own it is the same again, whoever makes its interface.
-    let mac = ["--mac", "02:00:00:00:00:03"];
-    let mut tap = container(&d, &lab, "tap", "192.0.2.3/24", &mac);
+    let mut tap = container(&d, &lab, "tap", "192.0.2.3/24", &[]);
     let mut veth = container(&d, &lab, "veth", "192.0.2.4/24", &["--type", "veth"]);
     a.assert_ping("192.0.2.3");
     a.assert_ping("192.0.2.4");
@@ -48,7 +46,7 @@ fn one_that_is_killed_harms_no_other() {
         assert!(told(&listener, "port_down", &[("port", name)]), "{name}");
         assert_eq!(port(&d, name)["config"]["up"], true, "it stays configured");
     }
-    // The container is started again, and gets its port back under the same name.
+    // The container is started again and gets its port back under the same name, with the same address.
     let again = lab.container("tap");
     let netns = format!("pid:{}", again.pid());
     d.ctl(&["port", "set", "tap", "--netns", &netns]);
@@ -63,10 +61,8 @@ fn a_device_that_is_deleted_harms_no_other() {
     let d = switch(&lab, &[]);
     let a = container(&d, &lab, "a", "192.0.2.1/24", &[]);
     let b = container(&d, &lab, "b", "192.0.2.2/24", &[]);
-    let mac = ["--mac", "02:00:00:00:00:03"];
-    let tap = container(&d, &lab, "tap", "192.0.2.3/24", &mac);
-    let options = ["--type", "veth", "--mac", "02:00:00:00:00:04"];
-    let veth = container(&d, &lab, "veth", "192.0.2.4/24", &options);
+    let tap = container(&d, &lab, "tap", "192.0.2.3/24", &[]);
+    let veth = container(&d, &lab, "veth", "192.0.2.4/24", &["--type", "veth"]);
     a.assert_ping("192.0.2.3");
     a.assert_ping("192.0.2.4");
     let _server = b.iperf3_server();
