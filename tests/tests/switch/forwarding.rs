@@ -24,8 +24,8 @@ fn static_entries_pin_addresses() {
     a.send_frames("eth0", &vec![to; 5]);
     a.assert_ping("192.0.2.2");
     a.assert_ping("192.0.2.3");
-    assert_eq!(at_b.fields("", &["frame.len"]).len(), 5);
-    assert_eq!(at_c.fields("", &["frame.len"]).len(), 0);
+    assert_eq!(at_b.count(), 5);
+    assert_eq!(at_c.count(), 0);
     // Nobody else may speak from it.
     c.send_frames("eth0", &vec![frame([0xff; 6], octets(pinned)); 5]);
     wait_dropped(&d, "c", "static_mac", 5);
@@ -138,7 +138,7 @@ fn mirrors_copy_ports_and_vlans() {
     d.ctl(&["mirror", "del", "m"]);
     let seen = probe.capture("eth0", "icmp");
     a.assert_ping("192.0.2.2");
-    assert_eq!(seen.fields("", &["ip.src"]), [""; 0]);
+    assert_eq!(seen.count(), 0);
     d.assert_ledger();
 }
 

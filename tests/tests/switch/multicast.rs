@@ -40,11 +40,12 @@ fn arrived(sender: &Node, receivers: &[&Node], group: &str) -> Vec<usize> {
     sender.ok(&[PYTHON, "-c", SEND, group]);
     // What is sent after them has overtaken nothing.
     for i in 0..receivers.len() {
-        sender.assert_ping(&format!("192.0.2.{}", i + 2));
+        let ping = sender.ping_with(&format!("192.0.2.{}", i + 2), &["-c", "1", "-W", "5"]);
+        assert!(ping.success(), "{ping}");
     }
     captures
         .into_iter()
-        .map(|c| c.fields("", &["frame.len"]).len())
+        .map(vswitch_tests::Capture::count)
         .collect()
 }
 
