@@ -1,6 +1,6 @@
-//! Where frames go: static entries, moves, hairpin, mirrors, link-local groups, MTUs.
+//! Where frames go: static entries, moves, hairpin, mirrors, link-local groups, MTUs, networks, uplinks.
 
-use vswitch_tests::{tap_lab, wait_until};
+use vswitch_tests::{Mtu, tap_lab, wait_until};
 
 use crate::rig::{
     at, attach, bare, container, dropped, events, frame, octets, switch, told, wait_dropped,
@@ -205,4 +205,61 @@ fn what_is_too_long_for_a_port_is_dropped_and_counted() {
     }
     assert_eq!(dropped(&d, "small", "mtu"), 3, "no segment was too long");
     d.assert_ledger();
+}
+
+/// The same addresses twice, one switch: nothing of one network is seen in the other.
+#[test]
+fn networks_of_one_daemon_are_apart() {
+    let lab = tap_lab!("sw-networks");
+    let d = switch(&lab, &[]);
+    d.ctl(&["network", "add", "wan"]);
+    let a = container(&d, &lab, "a", "192.0.2.1/24", &[]);
+    let b = container(&d, &lab, "b", "192.0.2.2/24", &[]);
+    let c = container(&d, &lab, "c", "192.0.2.2/24", &[]);
+    d.ctl(&["port", "set", "c", "--network", "wan"]);
+    let seen = c.capture("eth0", "icmp or arp");
+    a.assert_ping("192.0.2.2");
+    assert_eq!(seen.count(), 0);
+    let same = a.ok(&["ip", "neigh", "show", "192.0.2.2"]);
+    assert!(same.contains(&b.mac("eth0")), "{same}");
+    // A port that moves takes its traffic along.
+    for (port, network) in [("c", "lan"), ("b", "wan")] {
+        d.ctl(&["port", "set", port, "--network", network]);
+    }
+    a.ok(&["ip", "neigh", "flush", "dev", "eth0"]);
+    a.assert_ping("192.0.2.2");
+    let other = a.ok(&["ip", "neigh", "show", "192.0.2.2"]);
+    assert!(other.contains(&c.mac("eth0")), "{other}");
+    d.ctl_fails(&["network", "del", "wan"]);
+    d.ctl(&["network", "del", "wan", "--force"]);
+    a.assert_ping("192.0.2.2");
+    d.assert_ledger();
+}
+
+#[test]
+fn an_uplink_reaches_hosts_outside() {
+    let lab = tap_lab!("sw-uplink");
+    let d = switch(&lab, &[]);
+    let outside = lab.host("outside");
+    lab.link(d.host(), "up0", &outside, "eth0", Mtu(1500));
+    outside.addr("eth0", "192.0.2.254/24");
+    let argv = ["port", "add", "up0", "--network", "lan", "--kind", "packet"];
+    d.ctl(&argv);
+    let a = container(&d, &lab, "a", "192.0.2.1/24", &[]);
+    a.assert_ping("192.0.2.254");
+    outside.assert_ping("192.0.2.1");
+    let _server = outside.iperf3_server();
+    for way in [&["-n", "16M"][..], &["-n", "16M", "-R"]] {
+        let got = a.iperf3("192.0.2.254", way).received_bytes;
+        assert!(got >= 8 << 20, "{way:?}: {got} bytes");
+    }
+    for node in [&a, &outside] {
+        node.assert_no_checksum_errors();
+    }
+    d.assert_ledger();
+    // Promiscuous only while attached; the interface isn't ours, so it stays.
+    let promiscuous = || d.host().ok(&["ip", "-d", "link", "show", "up0"]);
+    assert!(promiscuous().contains("promiscuity 1"), "{}", promiscuous());
+    d.ctl(&["port", "del", "up0"]);
+    assert!(promiscuous().contains("promiscuity 0"), "{}", promiscuous());
 }

@@ -42,6 +42,14 @@ fn two_workers_share_the_flows_of_taps_and_veths() {
         1 + 2 * 2,
         "PACKET_FANOUT: {sockets}"
     );
+    // The near ends are the switch's alone: the host has no address there that a container could reach.
+    assert_eq!(
+        d.host()
+            .ok(&["ip", "-6", "address", "show"])
+            .matches("fe80:")
+            .count(),
+        0
+    );
     let _servers = [b.iperf3_server(), c.iperf3_server(), e.iperf3_server()];
     let before = switches(&d);
     assert_eq!(before.len(), 2);
