@@ -14,7 +14,7 @@ use tokio::net::UnixStream;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody answers.
-    #[error("connecting to vswitchd at {}: {source}; start it with `vswitchd run`, or name its socket with --socket", path.display())]
+    #[error("connecting to vswitchd at {}: {source}; {}", path.display(), reach(source))]
     Unreachable {
         /// The socket.
         path: PathBuf,
@@ -27,6 +27,15 @@ pub enum ClientError {
     /// The answer was cut off or isn't the API's.
     #[error("reading vswitchd's answer: {0}; is it of the same version?")]
     Broken(String),
+}
+
+/// What to do about a socket that can't be connected to.
+fn reach(error: &std::io::Error) -> &'static str {
+    if error.kind() == std::io::ErrorKind::PermissionDenied {
+        "ask as root or as the daemon's user, or be a member of the `group` in its configuration"
+    } else {
+        "start it with `vswitchd run`, or name its socket with --socket"
+    }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "errors are mapped by it")]

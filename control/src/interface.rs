@@ -6,7 +6,8 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute,
+    LinkFlags, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -180,8 +181,33 @@ impl Veth {
         let veth = Veth {
             index: index(near)?,
         };
+        mute(veth.index);
         up(veth.index).map_err(fail)?;
         Ok(veth)
+    }
+}
+
+/// Keeps our own IP stack off a near end: it would take an IPv6 address and answer ARP, beside the switch.
+fn mute(index: u32) {
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    link.header.flags = LinkFlags::Noarp;
+    link.header.change_mask = LinkFlags::Noarp;
+    let _ = ask(RouteNetlinkMessage::SetLink(link.clone()), 0);
+    link.header.change_mask = LinkFlags::empty();
+    let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+    link.attributes
+        .push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(
+            vec![mode],
+        )]));
+    // A kernel without IPv6 refuses, and needs it not.
+    let _ = ask(RouteNetlinkMessage::SetLink(link), 0);
+}
+
+/// Removes an interface if there is one of this name.
+pub(crate) fn remove(name: &str) {
+    if let Ok(index) = index(name) {
+        drop(Veth { index });
     }
 }
 

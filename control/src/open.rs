@@ -218,6 +218,13 @@ fn near_end(name: &str) -> String {
     format!("vs-{:012x}", hash >> 16)
 }
 
+/// Removes what a daemon that crashed left of a port that it is restoring: its veth pair. TAPs go with their fd.
+pub(crate) fn clear_left_behind(name: &str, port: &Port) {
+    if port.kind == PortKind::Veth {
+        interface::remove(&near_end(name));
+    }
+}
+
 fn open_veth(name: &str, port: &Port, workers: usize) -> Result<Opened, Refusal> {
     let process = process(name, port)?;
     let path = netns::path_of(port.netns.as_deref().unwrap_or("/proc/self/ns/net"));

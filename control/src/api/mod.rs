@@ -160,7 +160,7 @@ pub(crate) fn exists(act: &str, what: &str, name: &str) -> Refusal {
 }
 
 /// The value with a JSON merge patch (RFC 7396) laid over it.
-pub(crate) fn patched<T: Serialize + DeserializeOwned>(
+pub fn patched<T: Serialize + DeserializeOwned>(
     value: &T,
     patch: &Value,
     thing: &str,

@@ -8,7 +8,6 @@ use clap::builder::BoolishValueParser;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::net::IpAddr;
-use std::path::PathBuf;
 
 #[derive(Debug, Default, Args, Serialize)]
 pub(super) struct NetworkOptions {
@@ -147,7 +146,7 @@ pub(super) struct PortPlace {
     /// Unix socket to connect to (stream) or send to (dgram).
     #[arg(long, value_name = "PATH")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    connect: Option<PathBuf>,
+    connect: Option<String>,
     /// Name of the device [default: the port's name].
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -163,7 +162,7 @@ pub(super) struct PortPlace {
     /// Unix socket to listen on (stream) or bind (dgram).
     #[arg(long, value_name = "PATH")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    listen: Option<PathBuf>,
+    listen: Option<String>,
     /// MAC address of the container's interface.
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -173,7 +173,7 @@ pub struct Port {
     /// Network namespace of the device: a path, a name under /run/netns, or `pid:NUMBER`. The daemon's by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub netns: Option<String>,
-    /// MAC address of the container's interface.
+    /// MAC address of the container's interface; with addresses, one that stays the same by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<Mac>,
     /// Addresses of the container's interface.

@@ -10,6 +10,7 @@
 //! A port that went down for good (its container ended), or that couldn't be restored, stays in the desired state, with the
 //! reason; it is tried again at the next change.
 
+mod address;
 mod capture;
 mod commit;
 mod conntrack;
@@ -49,6 +50,8 @@ struct LivePort {
     device: String,
     /// Why it is down, if not by configuration.
     fault: Option<String>,
+    /// The other end of the loop it was last shut for.
+    looped: Option<PortId>,
     /// Whether the workers have it.
     open: bool,
     /// Ends the watch over the container's process when dropped.
@@ -171,6 +174,10 @@ impl Plane {
         Ok(changes)
     }
 
+    fn state_path(&self) -> Option<&std::path::Path> {
+        self.state.as_ref().map(|s| s.0.as_path())
+    }
+
     fn save(&self) -> Result<(), Refusal> {
         let Some(state) = &self.state else {
             return Ok(());
@@ -212,7 +219,11 @@ impl Plane {
                 self.close(name);
                 closed.push(name.clone());
             }
-            match open::open(name, port, workers, handed.get(name)) {
+            if lenient {
+                open::clear_left_behind(name, port);
+            }
+            let port = address::addressed(self.state_path(), name, port);
+            match open::open(name, &port, workers, handed.get(name)) {
                 Err(e) if !lenient && !retry => {
                     failed = Some(e);
                     break;
@@ -230,7 +241,8 @@ impl Plane {
             let Some(port) = self.desired.ports.get(&name).cloned() else {
                 continue;
             };
-            let again = open::open(&name, &port, workers, None);
+            let addressed = address::addressed(self.state_path(), &name, &port);
+            let again = open::open(&name, &addressed, workers, None);
             self.take_in(&name, &port, again);
         }
         // The refusal is the news, not that a worker is dead.
@@ -277,8 +289,9 @@ impl Plane {
             } => {
                 tracing::warn!(port = record.port, reason, "port down");
                 if let Some(live) = self.ports.values_mut().find(|l| l.id == *port) {
-                    // Several workers may tell; the first knows best.
-                    if live.fault.is_some() {
+                    // Several workers may tell; the first knows best. That it is gone for good is news again.
+                    let ended = *is_final && live.open;
+                    if live.fault.is_some() && !ended {
                         return;
                     }
                     live.fault = Some(reason.clone());
@@ -291,11 +304,17 @@ impl Plane {
                     live.fault = None;
                 }
             }
-            Event::LoopDetected { .. } => {
+            Event::LoopDetected { port, other } => {
                 tracing::warn!(port = record.port, other = record.other, "loop: port shut");
+                if let Some(live) = self.ports.values_mut().find(|l| l.id == *port) {
+                    live.looped = Some(*other);
+                }
             }
-            Event::LoopCleared { .. } => {
+            Event::LoopCleared { port } => {
                 tracing::info!(port = record.port, "loop over: port open");
+                if let Some(live) = self.ports.values_mut().find(|l| l.id == *port) {
+                    live.looped = None;
+                }
             }
             _ => {}
         }

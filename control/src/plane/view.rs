@@ -1,6 +1,6 @@
 //! What the running switch shows.
 
-use super::Plane;
+use super::{LivePort, Plane};
 use crate::model::{Mirror, Network, Port, PublishedPort};
 use crate::refusal::{Kind, Refusal};
 use crate::units::Mac;
@@ -58,9 +58,9 @@ pub struct NetworkView {
 pub struct PortView {
     /// Its name.
     pub name: String,
-    /// `up`, `down` by itself, or `admin-down` by configuration.
+    /// `up`, `down` by itself, `admin-down` by configuration, or `shut` by the loop guard.
     pub state: String,
-    /// Why it is down.
+    /// Why it is down or shut.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// The device's name.
@@ -290,18 +290,42 @@ impl Plane {
         else {
             return Err(Refusal::missing("showing", "port", name, self.ports.keys()));
         };
-        let state = match (config.up, &live.fault) {
+        let mut reason = live.fault.clone();
+        let state = match (config.up, &reason) {
             (false, _) => "admin-down",
             (true, Some(_)) => "down",
-            (true, None) => "up",
+            (true, None) => {
+                reason = self.shut(live);
+                if reason.is_some() { "shut" } else { "up" }
+            }
         };
         Ok(PortView {
             name: name.to_owned(),
             state: state.into(),
-            reason: live.fault.clone(),
+            reason,
             device: live.device.clone(),
             config: config.clone(),
         })
+    }
+
+    /// Why the loop guard keeps a port shut, if it does.
+    fn shut(&self, live: &LivePort) -> Option<String> {
+        let (id, other) = (live.id, live.looped?);
+        // The workers share the state, so the first knows.
+        let left = self
+            .workers
+            .first()?
+            .call(move |w| w.stage.loop_shut(id, w.cx.now))
+            .ok()??;
+        let over = if other == id {
+            "beyond it".to_owned()
+        } else {
+            format!("with port `{}`", self.port_name(other))
+        };
+        let secs = left.as_secs();
+        Some(format!(
+            "a loop {over}: opens in {secs} s unless probes still come back"
+        ))
     }
 
     /// All ports.

@@ -230,7 +230,9 @@ pub fn set_promiscuous(fd: &OwnedFd) -> Result<(), PacketError> {
 
 /// Joins fanout group `group`: its sockets share the interface's frames by flow hash. After [`start`], interface up.
 pub fn set_fanout(fd: &OwnedFd, group: u16) -> Result<(), PacketError> {
-    let v = libc::c_int::from(group) | (libc::PACKET_FANOUT_HASH as libc::c_int) << 16;
+    // The group has a hook of its own, which doesn't inherit the sockets' PACKET_IGNORE_OUTGOING.
+    let kind = libc::PACKET_FANOUT_HASH | libc::PACKET_FANOUT_FLAG_IGNORE_OUTGOING;
+    let v = libc::c_int::from(group) | (kind as libc::c_int) << 16;
     let act = "joining the fanout group";
     set(fd, libc::SOL_PACKET, libc::PACKET_FANOUT, &v, act)
 }

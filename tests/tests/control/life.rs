@@ -70,3 +70,33 @@ fn readiness_is_told_on_a_descriptor() {
     let out = host.ok(&["bash", "-c", &script]);
     assert_eq!(out, "ready\nended 0\n");
 }
+
+/// systemd's protocol (sd_notify(3)): a datagram when it is ready and one when it ends.
+const NOTIFIED: &str = "\
+import os, socket, subprocess, sys
+s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+s.bind(sys.argv[1] + '/notify')
+s.settimeout(20)
+p = subprocess.Popen([sys.argv[2], 'run', '--no-state', '--socket', sys.argv[1] + '/s'],
+                     env={**os.environ, 'NOTIFY_SOCKET': sys.argv[1] + '/notify'})
+print(s.recv(100).decode().strip())
+p.terminate()
+print(s.recv(100).decode().strip(), p.wait())
+";
+
+#[test]
+fn readiness_is_told_to_systemd() {
+    let lab = lab!("ctl-notify");
+    let host = lab.host("h");
+    let program = std::env::current_exe().unwrap();
+    let program = program.parent().unwrap().parent().unwrap().join("vswitchd");
+    let dir = lab.dir();
+    let argv = [
+        "python3",
+        "-c",
+        NOTIFIED,
+        dir.to_str().unwrap(),
+        program.to_str().unwrap(),
+    ];
+    assert_eq!(host.ok(&argv), "READY=1\nSTOPPING=1 0\n");
+}

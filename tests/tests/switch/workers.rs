@@ -1,0 +1,81 @@
+//! Several workers: a TAP with a queue for each, a veth pair whose packets are fanned out.
+
+use vswitch_tests::{Daemon, tap_lab};
+
+use crate::rig::container;
+
+/// How often each worker has gone to sleep or been sent there.
+fn switches(d: &Daemon) -> Vec<u64> {
+    let mut found = vec![];
+    for task in std::fs::read_dir(format!("/proc/{}/task", d.pid())).expect("its threads") {
+        let dir = task.expect("a thread").path();
+        let read = |file: &str| std::fs::read_to_string(dir.join(file)).unwrap_or_default();
+        if read("comm").starts_with("worker-") {
+            let status = read("status");
+            let lines = status.lines().filter(|l| l.contains("ctxt_switches"));
+            let counts = lines.filter_map(|l| l.split('\t').nth(1)?.trim().parse::<u64>().ok());
+            found.push(counts.sum());
+        }
+    }
+    found
+}
+
+#[test]
+fn two_workers_share_the_flows_of_taps_and_veths() {
+    let lab = tap_lab!("sw-workers");
+    let d = lab.daemon_with().args(&["--workers", "2"]).start();
+    d.ctl(&["network", "add", "lan"]);
+    let a = container(&d, &lab, "a", "192.0.2.1/24", &[]);
+    let b = container(&d, &lab, "b", "192.0.2.2/24", &[]);
+    let c = container(&d, &lab, "c", "192.0.2.3/24", &["--type", "veth"]);
+    let e = container(&d, &lab, "e", "192.0.2.4/24", &["--type", "veth"]);
+    let queues = a.ok(&["ls", "/sys/class/net/eth0/queues"]);
+    assert_eq!(
+        queues.matches("rx-").count(),
+        2,
+        "IFF_MULTI_QUEUE: {queues}"
+    );
+    // Type, protocol and interface of packet sockets, one line each.
+    let sockets = d.host().ok(&["cat", "/proc/net/packet"]);
+    assert_eq!(
+        sockets.lines().count(),
+        1 + 2 * 2,
+        "PACKET_FANOUT: {sockets}"
+    );
+    // The near ends are the switch's alone: the host has no address there that a container could reach.
+    assert_eq!(
+        d.host()
+            .ok(&["ip", "-6", "address", "show"])
+            .matches("fe80:")
+            .count(),
+        0
+    );
+    let _servers = [b.iperf3_server(), c.iperf3_server(), e.iperf3_server()];
+    let before = switches(&d);
+    assert_eq!(before.len(), 2);
+    for (from, to) in [(&a, "192.0.2.2"), (&a, "192.0.2.3"), (&c, "192.0.2.4")] {
+        for way in [&["-t", "1", "-P", "8"][..], &["-t", "1", "-P", "8", "-R"]] {
+            let run = from.iperf3(to, way);
+            println!(
+                "{} to {to} {way:?}: {:.0} Mbit/s",
+                from.name(),
+                run.bits_per_second / 1e6
+            );
+            assert!(run.received_bytes > 1 << 20, "{to} {way:?}");
+        }
+        from.assert_ping(to);
+    }
+    for (worker, (then, now)) in before.iter().zip(switches(&d)).enumerate() {
+        assert!(
+            now > then + 20,
+            "worker {worker} did nothing: {then}, {now}"
+        );
+    }
+    for node in [&a, &b, &c, &e] {
+        node.assert_no_checksum_errors();
+    }
+    // An address that its worker doesn't hear is known to the other all the same: nothing is flooded.
+    let fdb = d.ctl_json(&["fdb", "show", "lan"]);
+    assert_eq!(fdb.as_array().map(Vec::len), Some(4), "{fdb}");
+    d.assert_ledger();
+}
