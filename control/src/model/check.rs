@@ -13,7 +13,7 @@ const MAX_PORTS: usize = 16_384;
 const MAX_MIRRORS: usize = 64;
 
 /// Sizes of a receive ring in KiB: from two blocks on (switch/src/sys/ring.rs).
-const RING_KIB: RangeInclusive<u32> = 512..=65_536;
+const RING_KIB: RangeInclusive<u32> = 256..=65_536;
 
 /// A fault of a topology.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -358,7 +358,7 @@ impl Port {
             return at(
                 "ring_kib",
                 format!("a ring of {} KiB can't be made", self.ring_kib),
-                "use 512 to 65536",
+                "use 256 to 65536",
             );
         }
         if self.device.is_some() && !has_device {

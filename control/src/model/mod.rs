@@ -213,7 +213,7 @@ pub struct Port {
     /// How frames come from the interface (veth and packet).
     #[serde(default)]
     pub receive: Receive,
-    /// Memory of the receive ring in KiB, per worker; rounded up to blocks of 256 KiB.
+    /// Memory of the receive ring in KiB, per worker; rounded up to blocks of 128 KiB.
     #[serde(default = "defaults::ring_kib")]
     pub ring_kib: u32,
     /// Whether frames may pass.

@@ -24,12 +24,13 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr::{NonNull, null_mut};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Size of a block in bytes: three frames of 64 KiB, or 1,200 small ones.
-pub const BLOCK_SIZE: u32 = 256 << 10;
+/// Size of a block in bytes: two segmentation-offload frames, or 600 small ones. It has to take one of 64 KiB; since a
+/// block is closed every [`RETIRE_MS`] however empty it is, many small ones bridge a longer absence of ours.
+pub const BLOCK_SIZE: u32 = 128 << 10;
 /// Fewest blocks: one is filled while another is read.
 pub const MIN_BLOCKS: u32 = 2;
 /// Most blocks (64 MiB).
-pub const MAX_BLOCKS: u32 = 256;
+pub const MAX_BLOCKS: u32 = 512;
 /// The kernel closes a block this long after it opened it, if there is a frame in it. One is the least.
 const RETIRE_MS: u32 = 1;
 
