@@ -141,6 +141,13 @@ impl PacketPort {
         }
     }
 
+    /// An error other than that nothing is there. It may concern one frame only (EINVAL: a GSO type that virtio can't
+    /// tell), with others behind it that make no further event.
+    fn receive_error(&mut self, e: Errno, tally: &mut Tally) -> Result<RxState, PortFault> {
+        tally.errors += 1;
+        self.fault(e).map_or(Ok(RxState::More), Err)
+    }
+
     /// What a socket error means: gone, down, or nothing (`None`).
     fn fault(&mut self, e: Errno) -> Option<PortFault> {
         match e {
@@ -174,8 +181,8 @@ impl PacketPort {
                 tally.errors += ring.take_broken();
                 self.count_kernel_drops(tally);
                 // No system call of ours tells that the interface went down; this one does.
-                return match packet::take_error(&self.fd).and_then(|e| self.fault(e)) {
-                    Some(fault) => Err(fault),
+                return match packet::take_error(&self.fd) {
+                    Some(e) => self.receive_error(e, tally),
                     None => Ok(RxState::Empty),
                 };
             };
@@ -208,6 +215,8 @@ impl PacketPort {
                 continue;
             };
             frame.vnet = v;
+            // Else every small frame that waits to be sent would hold 64 KiB.
+            drop(frame.take_spare_tail());
             if let Some(tag) = r.tag
                 && !insert_tag(&mut frame, tag)
             {
@@ -289,21 +298,16 @@ impl PortIo for PacketPort {
                 }
                 Err(Errno::EINTR) => continue,
                 Err(e) => {
-                    tally.errors += 1;
-                    match self.fault(e) {
-                        Some(fault) => return Err(fault),
-                        None => return Ok(RxState::Empty),
-                    }
+                    return self.receive_error(e, tally);
                 }
             }
             PacketPort::accept(frames, &got, rx, tally);
             if got.len() < n {
                 self.want = (got.len() + 1).max(FEW);
                 self.count_kernel_drops(tally);
-                // recvmmsg puts an error that ends a batch back on the socket, without a further event.
-                let e = packet::take_error(&self.fd);
-                return match e.and_then(|e| self.fault(e)) {
-                    Some(fault) => Err(fault),
+                // recvmmsg puts an error that ends a batch back on the socket, where sending would meet it.
+                return match packet::take_error(&self.fd) {
+                    Some(e) => self.receive_error(e, tally),
                     None => Ok(RxState::Empty),
                 };
             }
