@@ -311,7 +311,7 @@ impl PortIo for PacketPort {
                     None => Ok(RxState::Empty),
                 };
             }
-            self.busy |= n == MAX_MESSAGES;
+            self.busy |= n == MAX_MESSAGES || rx.is_full();
             self.want = (self.want * 2).min(MAX_MESSAGES);
         }
         Ok(RxState::More)
