@@ -158,6 +158,7 @@ impl Switch {
     }
 
     /// Frames received from a port, and receive errors.
+    #[allow(dead_code, reason = "for the scenarios of ports")]
     pub(crate) fn received(&self, port: PortId) -> (u64, u64) {
         let of = &self.counters[port.index()];
         let sum = |f: fn(&PortCounters) -> u64| of.iter().map(|c| f(c)).sum();
@@ -165,6 +166,7 @@ impl Switch {
     }
 
     /// Keeps every worker from its ports for this long; returns at once.
+    #[allow(dead_code, reason = "for the scenarios of ports")]
     pub(crate) fn stall(&self, time: Duration) {
         for w in &self.workers {
             w.cast(move |_| std::thread::sleep(time))
