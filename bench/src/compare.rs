@@ -108,7 +108,7 @@ impl Compare {
         stop::listen()?;
         if peers
             .iter()
-            .any(|p| matches!(p, Peer::VswitchTap | Peer::VswitchVeth))
+            .any(|p| matches!(p, Peer::VswitchTap | Peer::VswitchVeth | Peer::VswitchRing))
         {
             machine::build()?;
         }

@@ -1,7 +1,7 @@
 //! Opening ports: from the model to the queues that workers own.
 
 use crate::interface::{self, Veth};
-use crate::model::{Port, PortKind};
+use crate::model::{self, Port, PortKind};
 use crate::netns;
 use crate::refusal::{Kind, Refusal};
 use std::os::fd::{AsFd, OwnedFd};
@@ -9,11 +9,11 @@ use std::path::PathBuf;
 use vswitch_core::frame::Offloads;
 use vswitch_core::port::PortIo;
 use vswitch_core::port::dgram::Dgram;
-use vswitch_core::port::packet::{PacketOptions, PacketPort};
+use vswitch_core::port::packet::{Fanout, PacketOptions, PacketPort, Receive};
 use vswitch_core::port::stream::Stream;
 use vswitch_core::port::tap::Tap;
 use vswitch_core::port::unix::{Address, UnixError};
-use vswitch_core::sys::{pidfd, tun};
+use vswitch_core::sys::{pidfd, ring, tun};
 
 /// An open port, not yet in the switch.
 #[derive(Debug)]
@@ -83,8 +83,7 @@ fn handed_tap(name: &str, handed: Option<&OwnedFd>) -> Result<Opened, Refusal> {
 
 fn open_packet(name: &str, port: &Port, workers: usize) -> Result<Opened, Refusal> {
     let device = port.device_name(name);
-    // The kernel wants one number per group and namespace; that of the interface is one.
-    let index = nix::net::if_::if_nametoindex(device).map_err(|e| {
+    nix::net::if_::if_nametoindex(device).map_err(|e| {
         let reason = format!("interface `{device}`: {}", e.desc());
         refused(
             name,
@@ -92,14 +91,21 @@ fn open_packet(name: &str, port: &Port, workers: usize) -> Result<Opened, Refusa
             "name an interface of the daemon's namespace with --device",
         )
     })?;
-    let options = PacketOptions {
+    let mut options = PacketOptions {
         promiscuous: true,
-        fanout: (workers > 1).then_some(index as u16),
+        fanout: (workers > 1).then_some(Fanout::New),
+        receive: match port.receive {
+            model::Receive::Socket => Receive::Socket,
+            model::Receive::Ring => Receive::Ring {
+                blocks: (port.ring_kib << 10).div_ceil(ring::BLOCK_SIZE),
+            },
+        },
     };
     let mut queues: Vec<Box<dyn PortIo>> = Vec::new();
     for _ in 0..workers {
         let queue = PacketPort::open_in_current_netns(device, options)
             .map_err(|e| refused(name, e, "AF_PACKET needs CAP_NET_RAW"))?;
+        options.fanout = queue.fanout().map(Fanout::Join);
         queues.push(Box::new(queue));
     }
     Ok(Opened {

@@ -68,6 +68,8 @@ pub(crate) enum Peer {
     VswitchTap,
     /// vswitchd on veth ports (AF_PACKET).
     VswitchVeth,
+    /// vswitchd on veth ports that receive by the ring (TPACKET_V3).
+    VswitchRing,
     /// Another build of vswitchd (see --before) on TAP ports.
     BeforeTap,
     /// Another build of vswitchd (see --before) on veth ports.
@@ -90,7 +92,11 @@ impl Peer {
         let argv: &[&str] = match self {
             Peer::Ovs => &["ovs-vswitchd", "--version"],
             Peer::Vde => &["vde_switch", "--version"],
-            Peer::VswitchTap | Peer::VswitchVeth | Peer::BeforeTap | Peer::BeforeVeth => {
+            Peer::VswitchTap
+            | Peer::VswitchVeth
+            | Peer::VswitchRing
+            | Peer::BeforeTap
+            | Peer::BeforeVeth => {
                 let daemon = setup.build(self).program("vswitchd");
                 return Some(vec![daemon, "--version".into()]);
             }
@@ -109,6 +115,7 @@ impl Peer {
             Peer::Vde => vde::start(lab),
             Peer::VswitchTap | Peer::BeforeTap => vswitch::bed(lab, setup.build(self), "tap"),
             Peer::VswitchVeth | Peer::BeforeVeth => vswitch::bed(lab, setup.build(self), "veth"),
+            Peer::VswitchRing => vswitch::ring(lab, setup.build(self)),
             Peer::RawTuntap => plain::tap(lab),
             Peer::RawAfpacket => plain::packet(lab),
         };

@@ -109,6 +109,16 @@ impl Switch {
 }
 
 pub(super) fn bed(lab: &Lab, build: Build, kind: &str) -> anyhow::Result<Bed> {
+    attached(lab, build, kind, &[])
+}
+
+/// Veth ports that receive by the ring.
+pub(super) fn ring(lab: &Lab, build: Build) -> anyhow::Result<Bed> {
+    attached(lab, build, "veth", &["--receive", "ring"])
+}
+
+/// Both containers attached, and `options` of their ports set then.
+fn attached(lab: &Lab, build: Build, kind: &str, options: &[&str]) -> anyhow::Result<Bed> {
     let (a, b) = containers(lab);
     let switch = Switch::new(lab, build);
     let argv = switch.argv()?;
@@ -121,6 +131,9 @@ pub(super) fn bed(lab: &Lab, build: Build, kind: &str) -> anyhow::Result<Bed> {
         switch.ctl(&[
             "attach", "--pid", &pid, "--ip", &address, "--type", kind, "--name", name, "lan",
         ])?;
+        if !options.is_empty() {
+            switch.ctl(&[&["port", "set", name], options].concat())?;
+        }
     }
     Ok(Bed::of_processes(a, b, vec![switch.host], vec![daemon]))
 }

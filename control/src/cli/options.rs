@@ -1,7 +1,7 @@
 //! Options that are fields of the model. Serialised they are a JSON merge patch, so `add` and `set` share them.
 
 use super::CtlError;
-use crate::model::PortKind;
+use crate::model::{PortKind, Receive};
 use crate::units::{BitRate, Cidr, FrameRate, Mac, Span, Vlans};
 use clap::Args;
 use clap::builder::BoolishValueParser;
@@ -175,6 +175,14 @@ pub(super) struct PortPlace {
     #[arg(long, value_name = "FRAMES")]
     #[serde(skip_serializing_if = "Option::is_none")]
     queue: Option<u32>,
+    /// How frames come from the interface of a veth or packet port [default: socket].
+    #[arg(long, value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    receive: Option<Receive>,
+    /// Memory of the receive ring, per worker [default: 2048].
+    #[arg(long, value_name = "KIB")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ring_kib: Option<u32>,
 }
 
 /// The patch of a `set`, which must change something.

@@ -1,8 +1,9 @@
 //! Cross checks of a topology: what each value says for itself is checked when it is read, what they say together here.
 
-use super::{Mirror, Network, Port, PortKind, Topology};
+use super::{Mirror, Network, Port, PortKind, Receive, Topology};
 use crate::refusal::{Kind, Refusal, nearest};
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 
 /// Most networks; each has tables of its own in every worker.
 const MAX_NETWORKS: usize = 1024;
@@ -10,6 +11,9 @@ const MAX_NETWORKS: usize = 1024;
 const MAX_PORTS: usize = 16_384;
 /// Most mirror sessions.
 const MAX_MIRRORS: usize = 64;
+
+/// Sizes of a receive ring in KiB: from two blocks on (switch/src/sys/ring.rs).
+const RING_KIB: RangeInclusive<u32> = 256..=65_536;
 
 /// A fault of a topology.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -341,6 +345,21 @@ impl Port {
                     "leave it out, or use kind tap or veth",
                 );
             }
+        }
+        let by_packet = matches!(self.kind, PortKind::Veth | PortKind::Packet);
+        if self.receive == Receive::Ring && !by_packet {
+            return at(
+                "receive",
+                format!("a port of kind {kind} has no receive ring"),
+                "leave it out, or use kind veth or packet",
+            );
+        }
+        if !RING_KIB.contains(&self.ring_kib) {
+            return at(
+                "ring_kib",
+                format!("a ring of {} KiB can't be made", self.ring_kib),
+                "use 256 to 65536",
+            );
         }
         if self.device.is_some() && !has_device {
             return at(

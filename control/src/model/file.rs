@@ -122,6 +122,9 @@ storm = { broadcast = "1000pps" }
 
 [ports.probe]
 network = "lan"
+kind = "packet"
+receive = "ring"
+ring_kib = 4096
 
 [mirrors.m]
 target = "probe"
@@ -150,6 +153,9 @@ ingress = ["web"]
         let e = fails("[networks.lan]\nageing = \"60 parsecs\"\n");
         assert_eq!((e.line, e.column), (2, 10), "{e}");
         assert!(e.reason.contains("300s"), "{e}");
+        let e = fails("[networks.lan]\n[ports.a]\nnetwork = \"lan\"\nreceive = \"ring\"\n");
+        assert_eq!((e.line, e.column), (4, 1), "{e}");
+        assert!(e.remedy.contains("veth"), "{e}");
         let e = fails("[networks.lan]\n[ports.a]\nmtu = 1500\nnetwork = \"lna\"\n");
         assert_eq!((e.line, e.column), (4, 1), "{e}");
         assert!(e.remedy.contains("did you mean `lan`"), "{e}");

@@ -143,6 +143,19 @@ impl PortKind {
     }
 }
 
+/// How frames come from the interface of a veth or packet port.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema, clap::ValueEnum,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Receive {
+    /// By system calls, several frames each: the shortest round trips.
+    #[default]
+    Socket,
+    /// By a ring in shared memory: cheaper per small frame, but a frame may wait up to a millisecond in it.
+    Ring,
+}
+
 /// Flood limits at ingress.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -197,6 +210,12 @@ pub struct Port {
     /// Frames that may wait to be sent.
     #[serde(default = "defaults::queue")]
     pub queue: u32,
+    /// How frames come from the interface (veth and packet).
+    #[serde(default)]
+    pub receive: Receive,
+    /// Memory of the receive ring in KiB, per worker; rounded up to blocks of 128 KiB.
+    #[serde(default = "defaults::ring_kib")]
+    pub ring_kib: u32,
     /// Whether frames may pass.
     #[serde(default = "defaults::yes")]
     pub up: bool,
@@ -254,6 +273,9 @@ mod defaults {
     pub(super) fn queue() -> u32 {
         vswitch_core::port::TxQueue::DEFAULT_LIMIT as u32
     }
+    pub(super) fn ring_kib() -> u32 {
+        2048
+    }
     pub(super) fn yes() -> bool {
         true
     }
@@ -278,6 +300,8 @@ impl Port {
             connect: None,
             mtu: defaults::mtu(),
             queue: defaults::queue(),
+            receive: Receive::Socket,
+            ring_kib: defaults::ring_kib(),
             up: true,
             pvid: defaults::pvid(),
             untagged: None,

@@ -26,7 +26,7 @@ pub use view::{
 
 use crate::events::{Bus, Record};
 use crate::interface::Veth;
-use crate::model::{Change, Port, Topology, diff};
+use crate::model::{Change, Port, Receive, Topology, diff};
 use crate::open::{self, Opened};
 use crate::refusal::{Kind, Refusal};
 use crate::state::StateFile;
@@ -422,6 +422,7 @@ fn needs_reopen(old: &Port, new: &Port) -> bool {
             p.addresses.clone(),
             p.gateways.clone(),
             p.queue,
+            (p.receive == Receive::Ring).then_some(p.ring_kib),
         )
     };
     device(old) != device(new)

@@ -315,7 +315,7 @@ impl Plane {
         let left = self
             .workers
             .first()?
-            .call(move |w| w.stage.loop_shut(id, w.cx.now))
+            .call(move |w| w.stage.bridge.loop_shut(id, w.cx.now))
             .ok()??;
         let over = if other == id {
             "beyond it".to_owned()

@@ -8,6 +8,10 @@
 //! segments in software what the device can't. Own frames are ignored, the queueing discipline is bypassed.
 //! The kernel takes VLAN tags out of received frames; they are put back.
 //!
+//! With [`Receive::Ring`] frames come by the ring of [`crate::sys::ring`] instead, without a system call per batch. They
+//! wait there until their block closes, up to a millisecond: good for small frames in great number on an uplink,
+//! bad for round trips. Either way a frame is copied once, into its [`Frame`].
+//!
 //! Errors of af_packet.c that matter: ENETDOWN once when the interface goes down or away (a deleted one has interface
 //! index -1 then), ENXIO on sending to a deleted one, EMSGSIZE above the MTU, ENOBUFS when the device is full.
 //! An interface set down is looked at every 200 ms until it is up or deleted.
@@ -18,7 +22,8 @@ use crate::frame::{BATCH_SIZE, Batch, DropReason, Frame, Offloads, VNET_HDR_LEN,
 use crate::stats::Tally;
 use crate::sys::mmsg::{self, MAX_MESSAGES, Received, StrippedTag};
 use crate::sys::packet;
-pub use crate::sys::packet::PacketError;
+pub use crate::sys::packet::{Fanout, PacketError};
+use crate::sys::ring::{Ring, RingFrame};
 use arrayvec::ArrayVec;
 use nix::errno::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -31,19 +36,36 @@ const LOOK: Duration = Duration::from_millis(200);
 /// Frames offered to the kernel at first; doubled while they are all used.
 const FEW: usize = 4;
 
+/// How frames come from the kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Receive {
+    /// By recvmmsg.
+    #[default]
+    Socket,
+    /// By a ring of this many blocks of [`BLOCK_SIZE`](crate::sys::ring::BLOCK_SIZE) in shared memory.
+    Ring {
+        /// Blocks, clamped to what [`Ring::new`] takes.
+        blocks: u32,
+    },
+}
+
 /// How to attach.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PacketOptions {
     /// Have the interface take frames for all MACs while attached. A veth end delivers everything anyway.
     pub promiscuous: bool,
-    /// Fanout group (unique in the network namespace) when several workers share the interface.
-    pub fanout: Option<u16>,
+    /// Fanout group, when several workers share the interface.
+    pub fanout: Option<Fanout>,
+    /// How frames come from the kernel.
+    pub receive: Receive,
 }
 
 /// One packet socket on an interface.
 #[derive(Debug)]
 pub struct PacketPort {
     fd: OwnedFd,
+    ring: Option<Ring>,
+    fanout: Option<u16>,
     name: String,
     offloads: Offloads,
     want: usize,
@@ -69,12 +91,19 @@ impl PacketPort {
             act: "asking for the interface",
             source,
         })?;
-        packet::start(&fd)?;
+        let ring = match options.receive {
+            Receive::Socket => None,
+            Receive::Ring { blocks } => Some(Ring::new(&fd, blocks)?),
+        };
+        let fanout = match options.fanout {
+            None => {
+                packet::start(&fd)?;
+                None
+            }
+            Some(group) => Some(packet::start_in_group(&fd, group)?),
+        };
         if options.promiscuous {
             packet::set_promiscuous(&fd)?;
-        }
-        if let Some(group) = options.fanout {
-            packet::set_fanout(&fd, group)?;
         }
         let offloads = Offloads {
             uso: packet::has_uso(),
@@ -82,6 +111,8 @@ impl PacketPort {
         };
         Ok(PacketPort {
             fd,
+            ring,
+            fanout,
             name,
             offloads,
             want: FEW,
@@ -97,11 +128,24 @@ impl PacketPort {
         &self.name
     }
 
+    /// Number of the fanout group it is in.
+    #[must_use]
+    pub fn fanout(&self) -> Option<u16> {
+        self.fanout
+    }
+
     /// After a burst: counts as receive errors what the kernel dropped because the socket's buffer was full.
     fn count_kernel_drops(&mut self, tally: &mut Tally) {
         if std::mem::take(&mut self.busy) {
             tally.errors += packet::take_drops(&self.fd).unwrap_or(0);
         }
+    }
+
+    /// An error other than that nothing is there. It may concern one frame only (EINVAL: a GSO type that virtio can't
+    /// tell), with others behind it that make no further event.
+    fn receive_error(&mut self, e: Errno, tally: &mut Tally) -> Result<RxState, PortFault> {
+        tally.errors += 1;
+        self.fault(e).map_or(Ok(RxState::More), Err)
     }
 
     /// What a socket error means: gone, down, or nothing (`None`).
@@ -122,6 +166,31 @@ impl PacketPort {
 
     fn gone(&self) -> PortFault {
         PortFault::Gone(format!("interface `{}` was deleted", self.name))
+    }
+
+    /// Copies frames out of the ring until the batch is full or no block of ours is left.
+    fn recv_ring(&mut self, rx: &mut Batch, tally: &mut Tally) -> Result<RxState, PortFault> {
+        let Some(ring) = &mut self.ring else {
+            return Ok(RxState::Empty);
+        };
+        while !rx.is_full() {
+            let Some(got) = ring.next_frame() else {
+                if ring.take_losing() {
+                    self.busy = true;
+                }
+                tally.errors += ring.take_broken();
+                self.count_kernel_drops(tally);
+                // No system call of ours tells that the interface went down; this one does.
+                return match packet::take_error(&self.fd) {
+                    Some(e) => self.receive_error(e, tally),
+                    None => Ok(RxState::Empty),
+                };
+            };
+            accept_ring(&got, rx, tally);
+        }
+        // More than a batch at once: the ring may have been full.
+        self.busy = true;
+        Ok(RxState::More)
     }
 
     /// Moves what one recvmmsg brought into the batch.
@@ -146,6 +215,8 @@ impl PacketPort {
                 continue;
             };
             frame.vnet = v;
+            // Else every small frame that waits to be sent would hold 64 KiB.
+            drop(frame.take_spare_tail());
             if let Some(tag) = r.tag
                 && !insert_tag(&mut frame, tag)
             {
@@ -156,6 +227,33 @@ impl PacketPort {
             let _ = rx.push(frame);
         }
     }
+}
+
+/// Copies a frame of the ring into the batch.
+fn accept_ring(got: &RingFrame<'_>, rx: &mut Batch, tally: &mut Tally) {
+    let Some((header, bytes)) = got.bytes.split_at_checked(VNET_HDR_LEN) else {
+        tally.errors += 1;
+        return;
+    };
+    tally.frame(bytes.len());
+    let mut frame = Frame::new();
+    if got.truncated || !frame.append(bytes) {
+        tally.count_drop(DropReason::Oversize);
+        return;
+    }
+    let Some(vnet) = VnetHdr::checked(header, bytes.len()) else {
+        tally.count_drop(DropReason::BadOffload);
+        return;
+    };
+    frame.vnet = vnet;
+    if let Some(tag) = got.tag
+        && !insert_tag(&mut frame, tag)
+    {
+        tally.count_drop(DropReason::Runt);
+        return;
+    }
+    // The caller stops at a full batch.
+    let _ = rx.push(frame);
 }
 
 /// Puts a VLAN tag behind the MAC addresses; false if the frame has none.
@@ -175,6 +273,9 @@ pub(super) fn insert_tag(frame: &mut Frame, tag: StrippedTag) -> bool {
 
 impl PortIo for PacketPort {
     fn recv(&mut self, rx: &mut Batch, tally: &mut Tally) -> Result<RxState, PortFault> {
+        if self.ring.is_some() {
+            return self.recv_ring(rx, tally);
+        }
         while !rx.is_full() {
             let n = self.want.min(BATCH_SIZE - rx.len()).min(MAX_MESSAGES);
             let mut frames = ArrayVec::<Frame, MAX_MESSAGES>::new();
@@ -197,25 +298,20 @@ impl PortIo for PacketPort {
                 }
                 Err(Errno::EINTR) => continue,
                 Err(e) => {
-                    tally.errors += 1;
-                    match self.fault(e) {
-                        Some(fault) => return Err(fault),
-                        None => return Ok(RxState::Empty),
-                    }
+                    return self.receive_error(e, tally);
                 }
             }
             PacketPort::accept(frames, &got, rx, tally);
             if got.len() < n {
                 self.want = (got.len() + 1).max(FEW);
                 self.count_kernel_drops(tally);
-                // recvmmsg puts an error that ends a batch back on the socket, without a further event.
-                let e = packet::take_error(&self.fd);
-                return match e.and_then(|e| self.fault(e)) {
-                    Some(fault) => Err(fault),
+                // recvmmsg puts an error that ends a batch back on the socket, where sending would meet it.
+                return match packet::take_error(&self.fd) {
+                    Some(e) => self.receive_error(e, tally),
                     None => Ok(RxState::Empty),
                 };
             }
-            self.busy |= n == MAX_MESSAGES;
+            self.busy |= n == MAX_MESSAGES || rx.is_full();
             self.want = (self.want * 2).min(MAX_MESSAGES);
         }
         Ok(RxState::More)

@@ -6,7 +6,7 @@
 use arrayvec::ArrayVec;
 use nix::errno::Errno;
 use std::io::{IoSlice, IoSliceMut};
-use std::mem::{size_of, zeroed};
+use std::mem::{MaybeUninit, size_of, zeroed};
 use std::os::fd::{AsFd, AsRawFd};
 
 /// Most messages in one call.
@@ -20,8 +20,7 @@ const ETH_P_8021Q: u16 = 0x8100;
 const CONTROL: usize = 64;
 
 #[repr(align(8))]
-#[derive(Clone, Copy)]
-struct Control([u8; CONTROL]);
+struct Control(#[expect(dead_code, reason = "room for the kernel")] [u8; CONTROL]);
 
 /// A VLAN tag that the kernel took out of a frame, in host byte order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +64,7 @@ pub fn recvmmsg(
     auxdata: bool,
 ) -> Result<(), Errno> {
     out.clear();
-    let mut control = [Control([0; CONTROL]); MAX_MESSAGES];
+    let mut control = [const { MaybeUninit::<Control>::uninit() }; MAX_MESSAGES];
     let mut msgs = ArrayVec::<libc::mmsghdr, MAX_MESSAGES>::new();
     for (buf, c) in bufs.iter_mut().zip(&mut control) {
         // SAFETY: mmsghdr is plain old data; all zero is a valid value.
@@ -74,7 +73,8 @@ pub fn recvmmsg(
         m.msg_hdr.msg_iov = buf.as_mut_ptr().cast();
         m.msg_hdr.msg_iovlen = 2;
         if auxdata {
-            m.msg_hdr.msg_control = c.0.as_mut_ptr().cast();
+            // Left as it is: the kernel says by msg_controllen how much of it it wrote.
+            m.msg_hdr.msg_control = c.as_mut_ptr().cast();
             m.msg_hdr.msg_controllen = CONTROL as _;
         }
         msgs.push(m);

@@ -6,5 +6,6 @@
 pub mod mmsg;
 pub mod packet;
 pub mod pidfd;
+pub mod ring;
 pub mod scm;
 pub mod tun;

@@ -157,6 +157,23 @@ impl Switch {
         of.iter().map(|c| c.dropped(why)).sum()
     }
 
+    /// Frames received from a port, and receive errors.
+    #[allow(dead_code, reason = "for the scenarios of ports")]
+    pub(crate) fn received(&self, port: PortId) -> (u64, u64) {
+        let of = &self.counters[port.index()];
+        let sum = |f: fn(&PortCounters) -> u64| of.iter().map(|c| f(c)).sum();
+        (sum(|c| c.rx_frames.get()), sum(|c| c.rx_errors.get()))
+    }
+
+    /// Keeps every worker from its ports for this long; returns at once.
+    #[allow(dead_code, reason = "for the scenarios of ports")]
+    pub(crate) fn stall(&self, time: Duration) {
+        for w in &self.workers {
+            w.cast(move |_| std::thread::sleep(time))
+                .expect("worker answers");
+        }
+    }
+
     pub(crate) fn events(&self) -> Vec<Event> {
         self.events
             .lock()

@@ -7,4 +7,5 @@ mod demo;
 mod life;
 mod ports;
 mod readme;
+mod receive;
 mod topology;

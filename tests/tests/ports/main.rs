@@ -4,5 +4,6 @@
 #[path = "../bridge/rig.rs"]
 mod rig;
 
+mod fanout;
 mod packet;
 mod unix;
