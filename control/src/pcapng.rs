@@ -205,7 +205,7 @@ impl Blocks {
             return Ok(None);
         };
         let length = length as usize;
-        if length < 12 || length % 4 != 0 || length > MAX_BLOCK {
+        if length < 12 || !length.is_multiple_of(4) || length > MAX_BLOCK {
             return Err(Damaged);
         }
         let Some(raw) = rest.get(..length) else {

@@ -107,7 +107,7 @@ impl Set {
                 .as_ref()
                 .map(|p| ("ports".to_owned(), json!(p))),
         );
-        put("nat", (!nat.is_empty()).then(|| Value::Object(nat)));
+        put("nat", (!nat.is_empty()).then_some(Value::Object(nat)));
         let route = |r: &RouteArg| json!({"to": r.to, "via": r.via});
         let routes = self.route.as_ref();
         put("routes", routes.map(|r| r.iter().map(route).collect()));
