@@ -35,7 +35,7 @@ pub struct Config {
     pub evict: Class,
     /// Seed of the hashes: random, and secret.
     pub seed: u64,
-    /// Most events kept for [`super::Conntrack::take_events`]; 0 for none.
+    /// Most events kept for [`super::Conntrack::take_event`]; 0 for none.
     pub events: usize,
 }
 

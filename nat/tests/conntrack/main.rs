@@ -1,0 +1,6 @@
+//! Connection tracking through its interface.
+
+mod control;
+mod limits;
+mod lives;
+mod rig;
