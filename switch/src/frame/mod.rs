@@ -13,6 +13,7 @@
 //! A frame has exactly one owner. Flooding copies it.
 
 mod batch;
+pub(crate) mod gro;
 pub mod gso;
 mod pool;
 mod reason;
@@ -40,6 +41,8 @@ pub struct Frame {
     tail_len: u32,
     /// Offload state: what the sender left to be done (checksum, segmentation).
     pub vnet: VnetHdr,
+    /// Further frames that were joined to this one.
+    pub(crate) merged: u16,
 }
 
 impl Frame {
@@ -53,6 +56,7 @@ impl Frame {
             end: HEADROOM as u16,
             tail_len: 0,
             vnet: VnetHdr::default(),
+            merged: 0,
         }
     }
 

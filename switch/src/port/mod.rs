@@ -13,7 +13,7 @@ pub mod unix;
 
 use crate::capture::Taps;
 use crate::clock::Nanos;
-use crate::frame::{Batch, DropReason, Frame, Offloads};
+use crate::frame::{Batch, DropReason, Frame, Offloads, gro};
 use crate::stats::Tally;
 use std::collections::VecDeque;
 use std::fmt;
@@ -84,6 +84,11 @@ pub trait PortIo: Send + fmt::Debug {
     /// What the port takes unfinished.
     fn offloads(&self) -> Offloads;
 
+    /// Whether datagrams of a flow may be joined to segmentation-offload frames on the way out: a kernel is behind, which cuts them.
+    fn joins(&self) -> bool {
+        false
+    }
+
     /// The fd whose readability means frames to receive (and whose writability room to send).
     fn ready_fd(&self) -> Option<BorrowedFd<'_>>;
 
@@ -106,6 +111,10 @@ pub trait PortIo: Send + fmt::Debug {
 pub struct TxQueue {
     frames: VecDeque<Frame>,
     limit: usize,
+    /// Whether datagrams of a flow are joined.
+    pub(crate) joins: bool,
+    /// Frames waiting that were joined to others.
+    joined: usize,
     /// What was sent and dropped since the worker last collected it.
     pub tally: Tally,
     /// Captures that look at what leaves.
@@ -122,6 +131,8 @@ impl TxQueue {
         TxQueue {
             frames: VecDeque::new(),
             limit,
+            joins: false,
+            joined: 0,
             tally: Tally::default(),
             taps: Taps::default(),
         }
@@ -129,6 +140,15 @@ impl TxQueue {
 
     /// Appends a frame, or counts it dropped when the queue is full.
     pub fn push(&mut self, frame: Frame) {
+        // A capture shows frames as they are for the container.
+        if self.joins
+            && self.taps.is_empty()
+            && let Some(last) = self.frames.back_mut()
+            && gro::merge(last, &frame)
+        {
+            self.joined += 1;
+            return;
+        }
         if self.frames.len() < self.limit {
             self.frames.push_back(frame);
         } else {
@@ -165,6 +185,11 @@ impl TxQueue {
                 self.taps.sent(&f);
             }
             self.tally.frame(f.len());
+            if f.merged > 0 {
+                self.joined -= usize::from(f.merged);
+                let headers = usize::from(f.vnet.hdr_len);
+                (0..f.merged).for_each(|_| self.tally.frame(headers));
+            }
         }
     }
 
@@ -174,7 +199,8 @@ impl TxQueue {
             if !self.taps.is_empty() {
                 self.taps.dropped(&f, why);
             }
-            self.tally.count_drop(why);
+            self.joined -= usize::from(f.merged);
+            (0..=f.merged).for_each(|_| self.tally.count_drop(why));
         }
     }
 
@@ -185,10 +211,10 @@ impl TxQueue {
         }
     }
 
-    /// Frames waiting.
+    /// Frames waiting, joined ones counted as those they were made of.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.frames.len()
+        self.frames.len() + self.joined
     }
 
     /// Whether none waits.

@@ -353,6 +353,10 @@ impl PortIo for PacketPort {
         self.offloads
     }
 
+    fn joins(&self) -> bool {
+        self.offloads.uso && self.offloads.csum
+    }
+
     fn ready_fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.fd.as_fd())
     }

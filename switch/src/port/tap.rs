@@ -148,6 +148,10 @@ impl PortIo for Tap {
         self.offloads
     }
 
+    fn joins(&self) -> bool {
+        self.offloads.uso && self.offloads.csum
+    }
+
     fn ready_fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.fd.as_fd())
     }

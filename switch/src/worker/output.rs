@@ -80,12 +80,14 @@ pub(super) struct Outputs {
 impl Slot {
     pub(super) fn new(setup: PortSetup) -> Slot {
         let offloads = setup.io.as_ref().map_or(Offloads::ALL, |io| io.offloads());
+        let mut txq = TxQueue::new(setup.tx_limit);
+        txq.joins = setup.io.as_ref().is_some_and(|io| io.joins());
         Slot {
             io: setup.io,
             owner: setup.owner,
             mtu: setup.mtu,
             offloads,
-            txq: TxQueue::new(setup.tx_limit),
+            txq,
             counters: setup.counters,
             link: if setup.admin_up {
                 LinkState::Up
