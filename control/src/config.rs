@@ -16,7 +16,8 @@ pub struct Config {
     pub group: Option<String>,
     /// Workers, 1 to 64.
     pub workers: Option<u16>,
-    /// Microseconds a worker looks for more work before it sleeps.
+    /// Microseconds a worker looks for more work before it sleeps, where small frames come in quick succession; 60 by default,
+    /// 0 never.
     pub spin_us: Option<u32>,
     /// Where state is kept.
     pub state: Option<PathBuf>,

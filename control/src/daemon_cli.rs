@@ -16,6 +16,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+/// How long a worker looks for more work before it sleeps, by default, microseconds; see `worker::pace` of the data path for when.
+const SPIN_US: u32 = 60;
+
 const AFTER_HELP: &str = "\
 Exit codes:
   0  ended by SIGTERM or SIGINT
@@ -174,7 +177,7 @@ fn options(run: &Run, config: Config) -> anyhow::Result<Options> {
         ),
         group: run.group.clone().or(config.group),
         workers: run.workers.or(config.workers).unwrap_or(1),
-        spin: Duration::from_micros(config.spin_us.unwrap_or(0).into()),
+        spin: Duration::from_micros(config.spin_us.unwrap_or(SPIN_US).into()),
         state: keeps.then(|| state.unwrap_or_else(default_state)),
         topology,
         metrics: run.metrics.or(config.metrics),

@@ -87,6 +87,12 @@ impl Batch {
         self.entries.is_full() || self.bytes >= BATCH_BYTES
     }
 
+    /// Bytes received into it.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Forgets all frames.
     pub fn clear(&mut self) {
         self.entries.clear();

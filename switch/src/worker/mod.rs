@@ -13,6 +13,7 @@
 mod cx;
 mod handle;
 mod output;
+mod pace;
 mod ports;
 mod stage;
 mod taps;

@@ -2,6 +2,7 @@
 
 use super::handle::{Command, WAKE_TOKEN};
 use super::output::{Inbound, Outputs, Peer};
+use super::pace::Pace;
 use super::{Cx, EventSink, LinkState, Stage, WorkerConfig};
 use crate::capture::{Receipts, TurnClock};
 use crate::clock::{Clock, Nanos};
@@ -43,7 +44,9 @@ pub struct Worker<S: Stage> {
     pub(super) taps_clock: TurnClock,
     pub(super) receipts: Receipts,
     sink: EventSink,
-    spin: Duration,
+    pace: Pace,
+    /// Bytes received in this turn.
+    turn_bytes: usize,
     pub(super) next_tick: Nanos,
     last_work: Nanos,
     trimmed: bool,
@@ -94,7 +97,8 @@ impl<S: Stage> Worker<S> {
             taps_clock: TurnClock::default(),
             receipts: Receipts::default(),
             sink: config.events.clone(),
-            spin: config.spin,
+            pace: Pace::new(config.spin),
+            turn_bytes: 0,
             next_tick: Nanos(0),
             last_work: Nanos(0),
             trimmed: true,
@@ -123,6 +127,8 @@ impl<S: Stage> Worker<S> {
             self.finish_call();
         }
         self.drain_inbox();
+        let working = !self.active.is_empty();
+        self.turn_bytes = 0;
         let mut i = 0;
         while i < self.active.len() {
             let port = self.active[i];
@@ -134,6 +140,9 @@ impl<S: Stage> Worker<S> {
             self.last_work = self.cx.now;
             self.trimmed = false;
         }
+        if working && self.turn_bytes > 0 {
+            self.pace.worked(self.cx.now, self.turn_bytes);
+        }
         if self.cx.now >= self.next_tick {
             self.tick();
         }
@@ -144,8 +153,7 @@ impl<S: Stage> Worker<S> {
 
     /// Waits for events: not at all while ports are active, else until the next deadline.
     fn sleep(&mut self) {
-        let spinning = self.cx.now.since(self.last_work) < self.spin;
-        let busy = !self.active.is_empty() || spinning;
+        let busy = !self.active.is_empty() || self.pace.spins(self.cx.now);
         let timeout = if busy {
             Some(Duration::ZERO)
         } else {
@@ -229,6 +237,7 @@ impl<S: Stage> Worker<S> {
         };
         batch.ingress = port;
         let state = io.recv(batch, &mut self.tally);
+        self.turn_bytes += batch.bytes();
         slot.counters.add_rx(&mut self.tally);
         let admin_down = slot.link == LinkState::AdminDown;
         if matches!(slot.link, LinkState::Down(_)) && !batch.is_empty() {
