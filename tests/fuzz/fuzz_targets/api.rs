@@ -9,7 +9,7 @@ use serde_json::Value;
 use std::fmt::Debug;
 use vswitch_control::api::patched;
 use vswitch_control::client::escape;
-use vswitch_control::model::{Mirror, Network, Port, StaticEntry, Topology};
+use vswitch_control::model::{Mirror, Network, Port, PublishedPort, StaticEntry, Topology};
 
 fn survives<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: &T) {
     let text = serde_json::to_vec(value).expect("a model is JSON");
@@ -67,12 +67,16 @@ fuzz_target!(|text: &str| {
     let port = body(&json, Some(Port::new("lan")));
     body::<StaticEntry>(&json, None);
     let mirror = body::<Mirror>(&json, None);
+    let publish = body::<PublishedPort>(&json, None);
     let mut topology = body(&json, Some(Topology::default())).unwrap_or_default();
     topology
         .networks
         .extend(network.map(|n| ("lan".to_owned(), n)));
     topology.ports.extend(port.map(|p| ("web".to_owned(), p)));
     topology.mirrors.extend(mirror.map(|m| ("m".to_owned(), m)));
+    topology
+        .publish
+        .extend(publish.map(|p| ("p".to_owned(), p)));
     if let Err(problem) = topology.check() {
         assert!(
             !problem.reason.is_empty() && !problem.remedy.is_empty() && !problem.path.is_empty()

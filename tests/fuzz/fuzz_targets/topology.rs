@@ -36,7 +36,11 @@ fuzz_target!(|text: &str| {
         "{written}"
     );
     assert_eq!(diff(&topology, &topology), []);
-    let all = topology.networks.len() + topology.ports.len() + topology.mirrors.len();
+    let sections = topology.networks.len()
+        + topology.ports.len()
+        + topology.mirrors.len()
+        + topology.publish.len();
+    let all = sections + usize::from(topology.conntrack != Topology::default().conntrack);
     assert_eq!(diff(&Topology::default(), &topology).len(), all);
     assert_eq!(diff(&topology, &Topology::default()).len(), all);
     for network in topology.networks.values() {

@@ -17,7 +17,7 @@ else:
 print('joined', flush=True)
 time.sleep(60)
 ";
-/// Sends ten datagrams to the group out of eth0.
+/// Sends ten datagrams to the group out of eth0, each longer than the one before, so that no two are joined on the way.
 const SEND: &str = "\
 import socket, sys
 v6 = ':' in sys.argv[1]
@@ -28,7 +28,7 @@ if v6:
 else:
     s.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, b'\\0' * 8 + i.to_bytes(4, sys.byteorder))
 for n in range(10):
-    s.sendto(b'hello', (sys.argv[1], 5000))
+    s.sendto(b'x' * (n + 1), (sys.argv[1], 5000))
 ";
 
 /// How many of ten datagrams arrive at each of the receivers.

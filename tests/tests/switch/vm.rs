@@ -56,9 +56,15 @@ done
 
 /// Sends a megabyte to the guest and prints its sum.
 const SEND: &str = "\
-import hashlib, socket, sys
+import hashlib, socket, sys, time
 data = bytes(i * 7 % 251 for i in range(1 << 20))
-c = socket.create_connection((sys.argv[1], 5001), timeout=20)
+for wait in range(100):
+    try:
+        c = socket.create_connection((sys.argv[1], 5001), timeout=20)
+        break
+    except ConnectionRefusedError:
+        # The guest's nc ends with each connection and is started again.
+        time.sleep(0.1)
 c.sendall(data)
 c.close()
 print(hashlib.md5(data).hexdigest())
