@@ -179,7 +179,7 @@ pub(super) struct PortPlace {
     #[arg(long, value_enum)]
     #[serde(skip_serializing_if = "Option::is_none")]
     receive: Option<Receive>,
-    /// Memory of the receive ring, per worker [default: 2048].
+    /// Memory of the receive ring, per worker [default: 16384].
     #[arg(long, value_name = "KIB")]
     #[serde(skip_serializing_if = "Option::is_none")]
     ring_kib: Option<u32>,

@@ -213,7 +213,8 @@ pub struct Port {
     /// How frames come from the interface (veth and packet).
     #[serde(default)]
     pub receive: Receive,
-    /// Memory of the receive ring in KiB, per worker; rounded up to blocks of 128 KiB.
+    /// Memory of the receive ring in KiB, per worker, resident from the start; rounded up to blocks of 128 KiB. A small
+    /// one loses frames in bursts of TCP.
     #[serde(default = "defaults::ring_kib")]
     pub ring_kib: u32,
     /// Whether frames may pass.
@@ -274,7 +275,7 @@ mod defaults {
         vswitch_core::port::TxQueue::DEFAULT_LIMIT as u32
     }
     pub(super) fn ring_kib() -> u32 {
-        2048
+        16_384
     }
     pub(super) fn yes() -> bool {
         true
