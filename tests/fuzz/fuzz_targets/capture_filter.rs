@@ -6,8 +6,14 @@ use libfuzzer_sys::fuzz_target;
 use vswitch_core::capture::Filter;
 use vswitch_core::wire::parse;
 
-fuzz_target!(|input: (&str, &[u8])| {
-    let (text, frame) = input;
+fuzz_target!(|input: &[u8]| {
+    // A line with the filter, then the frame.
+    let end = input.iter().position(|b| *b == b'\n');
+    let (text, frame) = input.split_at(end.unwrap_or(input.len()));
+    let frame = frame.get(1..).unwrap_or_default();
+    let Ok(text) = std::str::from_utf8(text) else {
+        return;
+    };
     let filter = match text.parse::<Filter>() {
         Ok(filter) => filter,
         Err(e) => {

@@ -121,6 +121,33 @@ fn a_ping_is_seen_both_ways_with_names_and_sound_checksums() {
 }
 
 #[test]
+fn several_workers_show_each_frame_once() {
+    let lab = tap_lab!("ctl-capture-workers");
+    let d = lab.daemon_with().args(&["--workers", "2"]).start();
+    d.ctl(&["network", "add", "lan"]);
+    let (a, b) = (lab.container("a"), lab.container("b"));
+    connect(&d, &a, "192.0.2.1/24", &[]);
+    connect(&d, &b, "192.0.2.2/24", &["--kind", "tap"]);
+    a.assert_ping("192.0.2.2");
+    let running = begin(&d, &["--drops", "-f", "icmp"]);
+    a.assert_ping("192.0.2.2");
+    running.wait_passed(&d, 12);
+    let (ended, n) = running.stop(&d);
+    assert_eq!(n, 12);
+    let fields = [
+        "frame.interface_name",
+        "frame.packet_flags",
+        "icmp.type",
+        "icmp.seq",
+    ];
+    let mut seen = tshark_fields(&ended.file, "", &fields);
+    seen.sort_unstable();
+    seen.dedup();
+    assert_eq!(seen.len(), 12, "{seen:?}");
+    d.assert_ledger();
+}
+
+#[test]
 fn tags_are_those_of_each_side() {
     let lab = tap_lab!("ctl-capture-vlan");
     let d = lab.daemon();
