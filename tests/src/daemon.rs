@@ -154,19 +154,28 @@ impl Daemon {
         }
     }
 
+    /// `vswitchctl --socket SOCKET`, the beginning of a command line.
+    #[track_caller]
+    pub fn ctl_command(&self) -> [String; 3] {
+        let socket = self.socket().to_str().expect("UTF-8").to_owned();
+        [program("vswitchctl"), "--socket".into(), socket]
+    }
+
+    /// Starts `vswitchctl ARGS` in the daemon's namespace, for commands that go on until they are ended.
+    #[track_caller]
+    pub fn spawn_ctl(&self, args: &[&str]) -> Background {
+        let command = self.ctl_command();
+        let mut argv: Vec<&str> = command.iter().map(String::as_str).collect();
+        argv.extend(args);
+        self.host.spawn(&argv)
+    }
+
     /// Runs `vswitchctl --socket SOCKET ARGS` in the daemon's namespace.
     #[track_caller]
     pub fn run_ctl(&self, args: &[&str]) -> Output {
-        let (program, socket) = (program("vswitchctl"), self.socket());
-        let argv = [
-            &[
-                program.as_str(),
-                "--socket",
-                socket.to_str().expect("UTF-8"),
-            ],
-            args,
-        ]
-        .concat();
+        let command = self.ctl_command();
+        let mut argv: Vec<&str> = command.iter().map(String::as_str).collect();
+        argv.extend(args);
         self.host.run(&argv)
     }
 

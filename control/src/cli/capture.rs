@@ -291,8 +291,7 @@ mod tests {
         );
         assert_eq!(
             of(&[
-                "--drops",
-                "only",
+                "--drops=only",
                 "--direction",
                 "egress",
                 "-c",

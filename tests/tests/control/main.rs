@@ -2,6 +2,7 @@
 
 mod access;
 mod attach;
+mod capture;
 mod command_line;
 mod demo;
 mod life;

@@ -5,6 +5,7 @@
 //! - VLAN tags (two at most) don't hide what is behind them: `arp` finds tagged ARP too, where libpcap wants
 //!   `vlan and arp`. `vlan 10` looks at every tag it knows, so `vlan 10 and vlan 20` finds nested tags as in libpcap.
 //! - IPv6 extension headers are walked; addresses and ports are those of sound packets only (see [`crate::wire::parse`]).
+//! - An address may stand alone, for `host ADDRESS`.
 //! - Names of hosts, services and byte expressions (`tcp[13]`) aren't known.
 //!
 //! Evaluation allocates nothing and is as deep as the parentheses were nested, which the parser bounds.
