@@ -65,6 +65,15 @@ pub struct Compiled {
     needs_port: bool,
 }
 
+/// Policies are the same if their epochs are: a switch never gives one out twice.
+impl PartialEq for Compiled {
+    fn eq(&self, other: &Compiled) -> bool {
+        self.epoch == other.epoch
+    }
+}
+
+impl Eq for Compiled {}
+
 /// Names that the ends of a row need.
 #[derive(Debug)]
 pub(super) struct RowNames {
