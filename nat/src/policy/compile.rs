@@ -346,7 +346,7 @@ fn tallies(config: &PolicyConfig, old: Option<&Compiled>) -> Vec<Arc<Tally>> {
         .map(|(rule, tally)| (&*rule.name, (rule, tally)))
         .collect();
     let tally = |rule: &Rule| match known.get(&*rule.name) {
-        Some((was, tally)) if was.log == rule.log && was.limit == rule.limit => (*tally).clone(),
+        Some((was, tally)) if *was == rule => (*tally).clone(),
         _ => Arc::new(Tally::new(rule)),
     };
     config.rules.iter().map(tally).collect()
