@@ -279,6 +279,21 @@ impl Topology {
             .collect()
     }
 
+    /// The policy that names a port or network (`what`), if any.
+    pub(crate) fn policy_naming(&self, what: &str, name: &str) -> Option<&str> {
+        let is = |p: &Peer| match p {
+            Peer::Port(n) => what == "port" && n == name,
+            Peer::Network(n) => what == "network" && n == name,
+            _ => false,
+        };
+        let has = |peers: &Peers| peers.0.iter().any(is);
+        let mut naming = self.policies.iter().filter(|(_, p)| {
+            let rule = |r: &PolicyRule| has(&r.from) || has(&r.to);
+            has(&p.from) || has(&p.to) || p.rules.iter().any(rule)
+        });
+        naming.next().map(|(n, _)| n.as_str())
+    }
+
     pub(super) fn check_policies(&self) -> Result<(), Problem> {
         for (name, port) in &self.ports {
             if port.labels.len() > MAX_LABELS {

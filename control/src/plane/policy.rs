@@ -108,6 +108,21 @@ pub struct ExplainView {
     pub considered: Vec<ConsideredView>,
 }
 
+impl PolicyView {
+    /// Names of its rules, as `POLICY/NAME`, that of its default last if it has one.
+    #[must_use]
+    pub fn rule_names(&self) -> Vec<String> {
+        let rules = self.config.rules.iter().enumerate();
+        let mut names: Vec<String> = rules.map(|(i, r)| rule_name(&self.name, i, r)).collect();
+        let default = self
+            .config
+            .default
+            .map(|_| format!("{}/default", self.name));
+        names.extend(default);
+        names
+    }
+}
+
 struct Place {
     port: Option<PortId>,
     network: Option<NetworkId>,
@@ -141,24 +156,19 @@ impl Plane {
             .zip(0..)
             .map(|(r, i)| (&*r.name, i))
             .collect();
-        let mut names: Vec<String> = config
-            .rules
-            .iter()
-            .enumerate()
-            .map(|(i, r)| rule_name(name, i, r))
-            .collect();
-        names.extend(config.default.map(|_| format!("{name}/default")));
         let counts = |rule: &String| -> RuleCounts {
             let (Some(p), Some(n)) = (&self.policy, by_name.get(rule.as_str())) else {
                 return RuleCounts::default();
             };
             p.counts(Some(*n)).into()
         };
-        Ok(PolicyView {
+        let mut view = PolicyView {
             name: name.to_owned(),
             config: config.clone(),
-            counts: names.iter().map(counts).collect(),
-        })
+            counts: Vec::new(),
+        };
+        view.counts = view.rule_names().iter().map(counts).collect();
+        Ok(view)
     }
 
     /// All policies, in the order they are asked.

@@ -208,17 +208,22 @@ impl Gateway {
         bridge: &mut Bridge,
         network: NetworkId,
         e: &Entry,
-        id: ConnId,
+        (id, dir): (ConnId, Dir),
     ) -> Result<(), DropReason> {
         let Some(epoch) = self.policy.as_ref().map(|p| p.epoch) else {
             return Ok(());
         };
         let conn = self.tracking.as_deref().and_then(|t| t.conns.get(id));
         let user = conn.ok_or(DropReason::InvalidState)?.user();
-        if user.epoch != epoch {
-            return self.judge_again(cx, bridge, network, e, id);
+        let mark = Mark::unpack(user.rule);
+        let from = match dir {
+            Dir::Original => self.ingress,
+            Dir::Reply => mark.from,
+        };
+        if user.epoch != epoch || from != mark.from {
+            return self.judge_again(cx, bridge, network, e, (id, from));
         }
-        self.count(Mark::unpack(user.rule).rule, e);
+        self.count(mark.rule, e);
         Ok(())
     }
 
@@ -230,6 +235,7 @@ impl Gateway {
         }
     }
 
+    /// Policy has changed, or the packet comes from another port than the connection.
     #[cold]
     fn judge_again(
         &mut self,
@@ -237,7 +243,7 @@ impl Gateway {
         bridge: &mut Bridge,
         network: NetworkId,
         e: &Entry,
-        id: ConnId,
+        (id, from): (ConnId, PortId),
     ) -> Result<(), DropReason> {
         let (Some(policy), Some(tracking)) = (self.policy.clone(), self.tracking.as_deref_mut())
         else {
@@ -257,7 +263,6 @@ impl Gateway {
         } else {
             None
         };
-        let from = Mark::unpack(user.rule).from;
         let from_network = bridge.network_of(from);
         let state = if replied {
             State::Established
@@ -284,7 +289,10 @@ impl Gateway {
             return Ok(());
         }
         tell(cx, &policy, decision, &key);
-        self.end(cx.now, id);
+        // Who takes another's address doesn't end the other's connection.
+        if from == Mark::unpack(user.rule).from {
+            self.end(cx.now, id);
+        }
         if decision.action == Action::Reject {
             self.refuse(cx, bridge, network, e);
         }

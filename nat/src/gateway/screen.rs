@@ -186,13 +186,16 @@ impl Gateway {
         e: &Entry,
         hit: Hit,
     ) -> Result<(), DropReason> {
-        if hit.user.epoch != policy.epoch {
+        let mark = Mark::unpack(hit.user.rule);
+        let moved = hit.dir == Dir::Original && mark.from != self.ingress;
+        if hit.user.epoch != policy.epoch || moved {
             return self.screen_again(cx, bridge, policy, network, e, (hit.id, hit.dir));
         }
-        self.count(Mark::unpack(hit.user.rule).rule, e);
+        self.count(mark.rule, e);
         Ok(())
     }
 
+    /// Policy has changed, or the packet comes from another port than the connection.
     #[cold]
     fn screen_again(
         &mut self,
@@ -205,7 +208,11 @@ impl Gateway {
     ) -> Result<(), DropReason> {
         let conn = self.tracking.as_deref().and_then(|t| t.conns.get(id));
         let conn = conn.ok_or(DropReason::InvalidState)?;
-        let (from, replied) = (Mark::unpack(conn.user().rule).from, conn.replied());
+        let (known, replied) = (Mark::unpack(conn.user().rule).from, conn.replied());
+        let from = match dir {
+            Dir::Original => self.ingress,
+            Dir::Reply => known,
+        };
         let tuple = *conn.tuple(Dir::Original);
         let fdb = bridge.fdb(network);
         // Where who answers is, or who is asked.
@@ -232,7 +239,10 @@ impl Gateway {
             return Ok(());
         }
         tell(cx, policy, decision, &key);
-        self.end(cx.now, id);
+        // Who takes another's address doesn't end the other's connection.
+        if from == known {
+            self.end(cx.now, id);
+        }
         self.deny(cx, network, e, decision)
     }
 

@@ -381,6 +381,94 @@ fn groups_are_judged_for_each_port_and_neighbours_always_found() {
 }
 
 #[test]
+fn a_connection_is_not_taken_over_by_its_addresses() {
+    let lab = tap_lab!("policy-spoof");
+    let (d, [web, db, other]) = one_network(&lab, &[]);
+    d.ctl(&[
+        "policy",
+        "add",
+        "p",
+        "--to",
+        "label:db",
+        "--default",
+        "drop",
+        "--rule",
+        "accept from label:web proto udp",
+    ]);
+    let seen = db.capture("eth0", "udp port 7");
+    let send = |node: &Node| {
+        let script = "\
+p = Ether(dst=getmacbyip('192.0.2.11'))/IP(src='192.0.2.10', dst='192.0.2.11')/UDP(sport=33333, dport=7)/b'x'
+sendp([p]*20, iface='eth0', verbose=0)";
+        node.scapy(script);
+    };
+    send(&web);
+    // Another container with the connection's addresses and ports, and its own MAC.
+    send(&other);
+    send(&web);
+    let macs = seen.fields("udp", &["eth.src"]);
+    let own = web.mac("eth0");
+    assert_eq!(macs.len(), 40, "{macs:?}");
+    assert!(macs.iter().all(|m| *m == own), "{macs:?}");
+    let stats = d.ctl_json(&["stats"]).to_string();
+    assert!(stats.contains("\"policy\":20"), "{stats}");
+    let c = counts(&d, "p", 0);
+    assert_eq!(
+        (&c["judged"], &c["packets"]),
+        (&1.into(), &40.into()),
+        "{c}"
+    );
+    d.assert_ledger();
+}
+
+#[test]
+fn a_rule_lets_in_from_an_uplink() {
+    let lab = tap_lab!("policy-uplink");
+    let crate::nat::Site { d, a, b, outside } = crate::nat::site(&lab, &[]);
+    outside.ok(&["ip", "route", "add", "192.0.2.0/24", "via", "198.51.100.1"]);
+    let _servers = [&a, &b].map(|n| serve(n, "80"));
+    assert_silent(&outside, "192.0.2.10", "80");
+    assert_eq!(explain(&d, "198.51.100.254", "a", "80"), "drop");
+    d.ctl(&[
+        "policy",
+        "add",
+        "in",
+        "--rule",
+        "accept from 198.51.100.0/24 to port:a proto tcp ports 80",
+    ]);
+    assert_eq!(connect(&outside, "192.0.2.10", "80"), "open");
+    assert_silent(&outside, "192.0.2.11", "80");
+    assert_eq!(explain(&d, "198.51.100.254", "a", "80"), "accept");
+    assert_eq!(explain(&d, "198.51.100.254", "b", "80"), "drop");
+    // Out by masquerade, unless a rule says otherwise; a published port is judged by the container behind it.
+    let _far = serve(&outside, "81");
+    assert_eq!(connect(&b, "198.51.100.254", "81"), "open");
+    d.ctl(&[
+        "publish",
+        "add",
+        "p",
+        "--ports",
+        "8080",
+        "--to",
+        "192.0.2.11:80",
+    ]);
+    assert_eq!(connect(&outside, "198.51.100.1", "8080"), "open");
+    d.ctl(&[
+        "policy",
+        "set",
+        "in",
+        "--rule",
+        "reject to port:b",
+        "--rule",
+        "reject from port:b",
+    ]);
+    assert_eq!(connect(&outside, "198.51.100.1", "8080"), "ECONNREFUSED");
+    assert_eq!(connect(&b, "198.51.100.254", "81"), "ECONNREFUSED");
+    assert_eq!(connect(&a, "198.51.100.254", "81"), "open");
+    d.assert_ledger();
+}
+
+#[test]
 fn mistakes_are_told_with_the_remedy() {
     let lab = tap_lab!("policy-errors");
     let (d, _nodes) = one_network(&lab, &[]);
@@ -401,6 +489,13 @@ fn mistakes_are_told_with_the_remedy() {
         let err = d.ctl_fails(&[&["policy", "add", "p"], args].concat());
         assert!(err.contains(part), "{part}: {err}");
     }
+    d.ctl(&["policy", "add", "q", "--rule", "drop to port:other"]);
+    let err = d.ctl_fails(&["port", "del", "other"]);
+    assert!(err.contains("policy `q` names it"), "{err}");
+    let metrics = d.http("GET", "/metrics", None).body;
+    let line = "vswitch_policy_rule_judged_total{policy=\"q\",rule=\"q/1\"} 0";
+    assert!(metrics.contains(line), "{metrics}");
+    d.ctl(&["policy", "del", "q"]);
     let err = d.ctl_fails(&["policy", "explain", "--from", "wbe", "--to", "db"]);
     assert!(err.contains("did you mean `web`?"), "{err}");
     d.ctl(&ALLOW);
