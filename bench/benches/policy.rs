@@ -1,8 +1,8 @@
 //! Cost of judging a new connection by policies of 10, 1,000 and 10,000 rules.
 //!
 //! `cargo bench -p vswitch-bench --bench policy`. Per iteration one key out of 4,096 drawn ones, so that nothing found for one helps the
-//! next. `services` is what an orchestrator writes: a rule per pair of labels and service with ports, prefixes of partners, and a
-//! default per label. `any_source` has rules that differ in destination and port alone. `nested` is hostile: prefixes within
+//! next. `services` is what an orchestrator writes: policies by label, with a rule per peer (a label, a prefix, an address)
+//! and service; `mixed` is the same in no order. `any_source` has rules that differ in destination and port alone. `nested` is hostile: prefixes within
 //! prefixes and ranges within ranges, all overlapping. `miss` are keys that no rule but the last matches. `linear` reads the rules
 //! one by one, for comparison.
 
@@ -68,10 +68,19 @@ fn services(n: usize, d: &mut Draw) -> Vec<Rule> {
             }
             _ => r.from = end(|e| e.labels = vec![LabelId(d.below(LABELS) as u16)]),
         }
-        r.to = end(|e| e.labels = vec![LabelId(d.below(LABELS) as u16)]);
+        let label = (i * LABELS as usize / n) as u16;
+        r.to = end(|e| e.labels = vec![LabelId(label)]);
         r
     };
     (0..n).map(rule).collect()
+}
+
+fn mixed(n: usize, d: &mut Draw) -> Vec<Rule> {
+    let mut rules = services(n, d);
+    for i in (1..n).rev() {
+        rules.swap(i, d.below(i as u32 + 1) as usize);
+    }
+    rules
 }
 
 fn any_source(n: usize, d: &mut Draw) -> Vec<Rule> {
@@ -131,7 +140,8 @@ fn compile(mut rules: Vec<Rule>) -> Option<Compiled> {
 type Make = fn(usize, &mut Draw) -> Vec<Rule>;
 
 fn judge(c: &mut Criterion) {
-    let sets: [(&str, Make, bool); 5] = [
+    let sets: [(&str, Make, bool); 6] = [
+        ("mixed", mixed, true),
         ("services", services, true),
         ("services_miss", services, false),
         ("any_source", any_source, true),

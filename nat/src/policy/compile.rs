@@ -37,7 +37,7 @@ pub enum CompileError {
     TooManyNames,
 }
 
-/// Dimensions in the order they are asked: those that tell rules apart best come first.
+/// Dimensions.
 pub(super) const DIMENSIONS: usize = 10;
 
 /// A policy ready to judge; see the module's head.
@@ -51,6 +51,8 @@ pub struct Compiled {
     /// Names that rows need; most need none.
     pub(super) names: HashMap<u32, RowNames>,
     pub(super) wild: [Wild; DIMENSIONS],
+    /// Dimensions that some row cares about, in the order they are asked: what most rows care about tells them apart best.
+    pub(super) order: Vec<usize>,
     pub(super) vectors: Vectors,
     pub(super) ports: [Table; 2],
     pub(super) networks: [Table; 2],
@@ -240,12 +242,17 @@ impl Compiled {
             let any = !names.from.is_empty() || !names.to.is_empty();
             any.then_some((i as u32, names))
         });
+        let wild: [Wild; DIMENSIONS] =
+            std::array::from_fn(|d| Wild::new(n, |row| !cares(&rows[row], d)));
+        let mut order: Vec<usize> = (0..DIMENSIONS).filter(|d| wild[*d].count < n).collect();
+        order.sort_by_key(|d| wild[*d].count);
         Ok(Compiled {
             epoch,
             rows: n,
             rule_of: rows.iter().map(|r| r.rule).collect(),
             names: named.collect(),
-            wild: std::array::from_fn(|d| Wild::new(n, |row| !cares(&rows[row], d))),
+            wild,
+            order,
             vectors,
             ports,
             networks,

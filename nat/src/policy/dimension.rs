@@ -9,26 +9,21 @@ use std::collections::BTreeMap;
 pub(super) struct Wild {
     pub(super) words: Vec<u64>,
     pub(super) summary: Vec<u64>,
-    /// No row cares.
-    pub(super) all: bool,
+    /// How many they are.
+    pub(super) count: usize,
 }
 
 impl Wild {
     /// The rows for which `wild` says so.
     pub(super) fn new(rows: usize, wild: impl Fn(usize) -> bool) -> Wild {
         let mut dense = Dense::new(rows);
-        let mut all = true;
-        for row in 0..rows {
-            if wild(row) {
-                dense.set(row as u32);
-            } else {
-                all = false;
-            }
-        }
+        (0..rows)
+            .filter(|row| wild(*row))
+            .for_each(|row| dense.set(row as u32));
         Wild {
             summary: dense.summary(),
+            count: dense.0.iter().map(|w| w.count_ones() as usize).sum(),
             words: dense.0,
-            all,
         }
     }
 }

@@ -94,10 +94,10 @@ impl Compiled {
     /// The first row that all dimensions allow and `holds` confirms.
     fn first(&self, key: &Key, holds: impl Fn(u32) -> bool) -> Option<u32> {
         let mut parts: ArrayVec<Part<'_>, DIMENSIONS> = ArrayVec::new();
-        for (dimension, wild) in self.wild.iter().enumerate().filter(|(_, w)| !w.all) {
+        for dimension in &self.order {
             parts.push(Part {
-                mentioned: self.vectors.view(self.vector(dimension, key)),
-                wild,
+                mentioned: self.vectors.view(self.vector(*dimension, key)),
+                wild: &self.wild[*dimension],
                 before: 0,
             });
         }
