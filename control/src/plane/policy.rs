@@ -10,6 +10,8 @@ use std::net::IpAddr;
 use utoipa::{IntoParams, ToSchema};
 use vswitch_core::bridge::NetworkId;
 use vswitch_core::port::PortId;
+use vswitch_core::worker::Worker;
+use vswitch_nat::Pipeline;
 use vswitch_nat::gateway::contains;
 use vswitch_nat::policy::{Counts, Explanation, Key, State};
 
@@ -191,15 +193,12 @@ impl Plane {
             return Err(wrong("from", &q.from, reason, "name ends of one family"));
         }
         let key = key(q, &from, &to)?;
-        let why = match self.policy.clone() {
-            Some(policy) => self.workers.first().and_then(|w| {
-                let explain = move |w: &mut vswitch_core::worker::Worker<vswitch_nat::Pipeline>| {
-                    policy.explain(&key, w.stage.gateway.names(), w.cx.now)
-                };
-                w.call(explain).ok()
-            }),
-            None => None,
-        };
+        // It takes time with the number of rules, so not the worker's.
+        let why = self.policy.as_ref().and_then(|policy| {
+            let names = |w: &mut Worker<Pipeline>| (w.stage.gateway.names().clone(), w.cx.now);
+            let (names, now) = self.workers.first()?.call(names).ok()?;
+            Some(policy.explain(&key, &names, now))
+        });
         Ok(self.explained(why, &from, &to))
     }
 

@@ -22,7 +22,7 @@ const MIN_TTL: Duration = Duration::from_secs(30);
 const MAX_TTL: Duration = Duration::from_secs(86_400);
 
 /// Addresses of the names that rules have.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Names {
     patterns: Vec<Arc<str>>,
     by_address: HashMap<IpAddr, Vec<(Arc<str>, Nanos)>, foldhash::fast::RandomState>,
