@@ -1,6 +1,6 @@
 //! Counters in Prometheus' text format (OpenMetrics 1.0), made when asked for.
 
-use crate::plane::{Plane, PortStats};
+use crate::plane::{Plane, PolicyView, PortStats, RuleCounts};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text::encode};
 use prometheus_client::metrics::MetricType;
@@ -17,6 +17,7 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 struct Reading {
     ports: Vec<(PortStats, bool)>,
     networks: Vec<(String, usize)>,
+    rules: Vec<(String, String, RuleCounts)>,
 }
 
 /// The text.
@@ -35,6 +36,7 @@ pub(crate) fn text(plane: &Plane) -> String {
             .into_iter()
             .map(|n| (n.name, n.fdb_entries))
             .collect(),
+        rules: plane.policy_views().into_iter().flat_map(rules).collect(),
     };
     let mut registry = Registry::with_prefix("vswitch");
     registry.register_collector(Box::new(reading));
@@ -43,6 +45,43 @@ pub(crate) fn text(plane: &Plane) -> String {
     let _ = encode(&mut text, &registry);
     text
 }
+
+/// Counters of a policy's rules by name.
+fn rules(p: PolicyView) -> impl Iterator<Item = (String, String, RuleCounts)> {
+    let names = p.rule_names();
+    let (policy, counts) = (p.name, p.counts);
+    let all = names.into_iter().zip(counts);
+    all.map(move |(rule, c)| (policy.clone(), rule, c))
+}
+
+type ReadRule = fn(&RuleCounts) -> u64;
+
+const RULE_COUNTERS: [(&str, &str, Option<Unit>, ReadRule); 4] = [
+    (
+        "policy_rule_judged",
+        "Connections and single packets judged by the rule",
+        None,
+        |c| c.judged,
+    ),
+    (
+        "policy_rule_over_rate",
+        "Of these, beyond the rule's rate",
+        None,
+        |c| c.over_rate,
+    ),
+    (
+        "policy_rule_packets",
+        "Packets of the rule's connections",
+        None,
+        |c| c.packets,
+    ),
+    (
+        "policy_rule",
+        "Bytes of the rule's connections",
+        Some(Unit::Bytes),
+        |c| c.bytes,
+    ),
+];
 
 type Read = fn(&PortStats) -> u64;
 
@@ -116,6 +155,14 @@ impl Collector for Reading {
                     ("reason", reason.as_str()),
                 ];
                 ConstCounter::new(*n).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        for (name, help, unit, read) in &RULE_COUNTERS {
+            let mut family =
+                encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Counter)?;
+            for (policy, rule, c) in &self.rules {
+                let labels = [("policy", policy.as_str()), ("rule", rule.as_str())];
+                ConstCounter::new(read(c)).encode(family.encode_family(&labels)?)?;
             }
         }
         self.gauges(&mut encoder)

@@ -56,8 +56,10 @@ macro_rules! text_type {
 }
 
 mod endpoint;
+mod policy;
 
 pub use endpoint::{BackendAddress, BackendParts, Ports};
+pub use policy::{IcmpType, IcmpTypes, Peer, Peers, PortList, Protocols, States};
 
 text_type!(
     /// A time span. A millisecond is its grain.

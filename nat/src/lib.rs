@@ -8,7 +8,8 @@
 //! The parts stand alone: [`conntrack`] tells which connection a packet belongs to; a flow's [`rewrite::Rewrite`]
 //! is compiled once per direction and applied to its frames; [`icmp_error`] does the same to an error and the packet it
 //! quotes, and [`reply`] makes the gateway's own errors; [`portalloc`] chooses external ports; [`frag`] lets later fragments follow
-//! the first; [`nptv6`] needs no state at all; [`service`] has DHCP, router advertisements and DNS.
+//! the first; [`nptv6`] needs no state at all; [`service`] has DHCP, router advertisements and DNS; [`policy`]
+//! is the firewall.
 
 pub mod conntrack;
 mod crc32c;
@@ -19,6 +20,7 @@ pub mod hop;
 pub mod icmp_error;
 pub mod nptv6;
 mod pipeline;
+pub mod policy;
 pub mod portalloc;
 pub mod reply;
 pub mod rewrite;

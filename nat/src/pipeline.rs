@@ -21,6 +21,7 @@ pub struct Pipeline {
 impl Stage for Pipeline {
     fn run(&mut self, cx: &mut Cx, batch: &mut Batch) {
         self.bridge.run(cx, batch);
+        self.gateway.screen(cx, &mut self.bridge, batch);
         if self.gateway.is_on() {
             self.gateway.run(cx, &mut self.bridge, batch);
         }

@@ -8,6 +8,7 @@ mod answer;
 mod capture;
 mod gateway;
 mod networks;
+mod policy;
 mod ports;
 mod stream;
 mod switch;
@@ -81,6 +82,15 @@ pub(crate) fn router(plane: Shared) -> Router {
         )
         .route("/v1/networks/{name}/mdb", get(networks::mdb))
         .route("/v1/openapi.json", get(switch::document))
+        .route("/v1/policies", get(policy::list))
+        .route(
+            "/v1/policies/{name}",
+            get(policy::show)
+                .post(policy::add)
+                .patch(policy::set)
+                .delete(policy::del),
+        )
+        .route("/v1/policy/explain", get(policy::explain))
         .route("/v1/ports", get(ports::list))
         .route(
             "/v1/ports/{name}",

@@ -90,6 +90,7 @@ pub(crate) async fn del(
     Query(how): Query<DeleteNetwork>,
 ) -> Result<StatusCode, Fail> {
     change(&plane, |t| {
+        super::ports::unnamed_by_policies(t, "network", &name)?;
         if t.networks.remove(&name).is_none() {
             return Err(Refusal::missing(
                 "deleting",
@@ -110,6 +111,7 @@ pub(crate) async fn del(
             ));
         }
         for p in &ports {
+            super::ports::unnamed_by_policies(t, "port", p)?;
             super::ports::take_out(t, p);
         }
         t.mirrors

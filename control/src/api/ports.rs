@@ -4,7 +4,7 @@ use super::answer::{Answer, Body, ErrorBody, Fail};
 use super::{Shared, change, exists, lock, patched};
 use crate::model::{Port, Topology};
 use crate::plane::PortView;
-use crate::refusal::Refusal;
+use crate::refusal::{Kind, Refusal};
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -83,14 +83,29 @@ pub(super) fn take_out(t: &mut Topology, name: &str) -> bool {
     was
 }
 
+/// Refuses to delete what a policy names: a rule without it would say something else.
+pub(super) fn unnamed_by_policies(t: &Topology, what: &str, name: &str) -> Result<(), Refusal> {
+    let Some(policy) = t.policy_naming(what, name) else {
+        return Ok(());
+    };
+    Err(Refusal::new(
+        Kind::Conflict,
+        "deleting",
+        format!("{what} `{name}`"),
+        format!("policy `{policy}` names it"),
+        "change the policy first, or let it speak of a label",
+    ))
+}
+
 /// Deletes a port, and the static entries and mirror sources that refer to it.
 #[utoipa::path(delete, path = "/v1/ports/{name}", params(("name" = String, Path)),
-    responses((status = 204), (status = 404, body = ErrorBody)))]
+    responses((status = 204), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
 pub(crate) async fn del(
     State(plane): State<Shared>,
     Path(name): Path<String>,
 ) -> Result<StatusCode, Fail> {
     change(&plane, |t| {
+        unnamed_by_policies(t, "port", &name)?;
         if !take_out(t, &name) {
             return Err(Refusal::missing("deleting", "port", &name, t.ports.keys()));
         }

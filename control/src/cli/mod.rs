@@ -12,6 +12,7 @@ mod gateway;
 mod mirror;
 mod network;
 mod options;
+mod policy;
 mod port;
 mod publish;
 mod show;
@@ -92,6 +93,9 @@ enum Command {
     /// Networks.
     #[command(subcommand)]
     Network(network::Network),
+    /// Policies: the firewall.
+    #[command(subcommand)]
+    Policy(policy::Policy),
     /// Ports.
     #[command(subcommand)]
     Port(port::Port),
@@ -207,6 +211,7 @@ async fn run(s: &Session, command: Command) -> Done {
         Command::Man(c) => docs::man(&c),
         Command::Mirror(c) => mirror::run(s, c).await,
         Command::Network(c) => network::run(s, c).await,
+        Command::Policy(c) => policy::run(s, c).await,
         Command::Port(c) => port::run(s, c).await,
         Command::Publish(c) => publish::run(s, c).await,
         Command::Stats(c) => stats::run(s, &c).await,

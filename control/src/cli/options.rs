@@ -89,6 +89,10 @@ pub(super) struct PortOptions {
     #[arg(long, value_name = "on|off", hide_possible_values = true, value_parser = BoolishValueParser::new())]
     #[serde(skip_serializing_if = "Option::is_none")]
     isolated: Option<bool>,
+    /// Labels, by which policies speak of it.
+    #[arg(long, value_delimiter = ',', value_name = "LABEL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    labels: Option<Vec<String>>,
     /// Learn source MACs [default: on].
     #[arg(long, value_name = "on|off", hide_possible_values = true, value_parser = BoolishValueParser::new())]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -77,6 +77,7 @@ impl Topology {
             check_name("publish", name, 64)?;
         }
         self.check_publish()?;
+        self.check_policies()?;
         self.conntrack.check()?;
         for (name, mirror) in &self.mirrors {
             check_name("mirrors", name, 64)?;
@@ -110,7 +111,7 @@ impl Topology {
         ))
     }
 
-    fn known_port(&self, name: &str, path: &[&str]) -> Checked {
+    pub(super) fn known_port(&self, name: &str, path: &[&str]) -> Checked {
         if self.ports.contains_key(name) {
             return Ok(());
         }
@@ -129,7 +130,7 @@ fn near<'a>(what: &str, name: &str, names: impl Iterator<Item = &'a String>) -> 
     }
 }
 
-fn check_name(section: &str, name: &str, most: usize) -> Checked {
+pub(super) fn check_name(section: &str, name: &str, most: usize) -> Checked {
     let letters = |c: char| c.is_ascii_alphanumeric() || "-_.:@".contains(c);
     let starts_well = name.starts_with(|c: char| c.is_ascii_alphanumeric());
     if starts_well && name.len() <= most && name.chars().all(letters) {

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 pub struct Change {
     /// `add`, `change` or `delete`.
     pub act: String,
-    /// `network`, `port`, `mirror`, `publish` or `conntrack`.
+    /// `network`, `port`, `mirror`, `publish`, `policy` or `conntrack`.
     pub thing: String,
     /// Its name.
     pub name: String,
@@ -43,6 +43,7 @@ pub fn diff(from: &Topology, to: &Topology) -> Vec<Change> {
     compare("port", &from.ports, &to.ports, &mut changes);
     compare("mirror", &from.mirrors, &to.mirrors, &mut changes);
     compare("publish", &from.publish, &to.publish, &mut changes);
+    compare("policy", &from.policies, &to.policies, &mut changes);
     if from.conntrack != to.conntrack {
         changes.push(Change {
             act: "change".into(),

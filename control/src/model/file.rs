@@ -1,6 +1,6 @@
 //! The topology as a TOML file: read whole, with line and column of what is wrong; written without the defaults.
 
-use super::{Mirror, Network, Port, Problem, Topology};
+use super::{Mirror, Network, Policy, Port, Problem, Topology};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
@@ -87,6 +87,7 @@ pub fn to_toml(topology: &Topology) -> String {
         // No name is empty, so the network always stays.
         ("ports", serde_json::to_value(Port::new(""))),
         ("mirrors", serde_json::to_value(Mirror::new(""))),
+        ("policies", serde_json::to_value(Policy::default())),
     ];
     for (section, default) in defaults {
         let (Some(Value::Object(items)), Ok(Value::Object(default))) =

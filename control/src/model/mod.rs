@@ -9,6 +9,7 @@ mod check;
 mod diff;
 mod file;
 mod gateway;
+mod policy;
 mod publish;
 mod tracking;
 
@@ -16,6 +17,8 @@ pub use check::Problem;
 pub use diff::{Change, diff};
 pub use file::{TopologyError, from_toml, to_toml};
 pub use gateway::{Gateway, Nat, NatFiltering, StaticRoute};
+pub(crate) use policy::rule_name;
+pub use policy::{Policy, PolicyAction, PolicyRule};
 pub use publish::{Protocol, PublishedPort};
 pub use tracking::Tracking;
 
@@ -38,6 +41,8 @@ pub struct Topology {
     pub mirrors: BTreeMap<String, Mirror>,
     /// Published ports by name.
     pub publish: BTreeMap<String, PublishedPort>,
+    /// Policies of the firewall by name.
+    pub policies: BTreeMap<String, Policy>,
     /// Connection tracking.
     #[serde(skip_serializing_if = "Tracking::is_default")]
     pub conntrack: Tracking,
@@ -256,6 +261,9 @@ pub struct Port {
     /// Whether loop probes are sent, and the port shut when one comes back.
     #[serde(default = "defaults::yes")]
     pub loop_guard: bool,
+    /// Labels, by which policies speak of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<String>,
     /// Flood limits.
     #[serde(default)]
     pub storm: Storm,
@@ -316,6 +324,7 @@ impl Port {
             arp_inspection: false,
             multicast_router: false,
             loop_guard: true,
+            labels: Vec::new(),
             storm: Storm::default(),
             ingress_rate: None,
             egress_rate: None,

@@ -12,6 +12,7 @@ use vswitch_core::port::PortId;
 use vswitch_core::stats::PortCounters;
 use vswitch_core::worker::{Gone, PortSetup, Worker};
 use vswitch_nat::Pipeline;
+use vswitch_nat::policy::Compiled;
 
 fn dead(gone: Gone) -> Refusal {
     Refusal::new(
@@ -122,16 +123,45 @@ impl Plane {
     }
 
     /// The router, where anything about gateways or networks changes.
-    fn commit_gateways(&self, wanted: &Topology) -> Result<(), Refusal> {
+    fn commit_gateways(&mut self, wanted: &Topology) -> Result<(), Refusal> {
         let any = |t: &Topology| t.networks.values().any(|n| n.gateway.is_some());
         let part = |t: &Topology| (t.networks.clone(), t.publish.clone(), t.conntrack.clone());
-        if part(&self.desired) == part(wanted) || !any(&self.desired) && !any(wanted) {
+        let policy = self.compile(wanted)?;
+        let same = part(&self.desired) == part(wanted) || !any(&self.desired) && !any(wanted);
+        if same && policy == self.policy {
             return Ok(());
         }
-        let config = wanted.to_gateway(|n| self.networks.get(n).copied());
+        self.policy.clone_from(&policy);
+        let mut config = wanted.to_gateway(|n| self.networks.get(n).copied());
+        config.policy = policy;
         self.each(move |w| {
             let stage = &mut w.stage;
             stage.gateway.configure(&w.cx, &mut stage.bridge, &config);
+        })
+    }
+
+    /// The firewall: the one in force if nothing about it changes.
+    fn compile(&mut self, wanted: &Topology) -> Result<Option<Arc<Compiled>>, Refusal> {
+        if wanted.policies.is_empty() {
+            return Ok(None);
+        }
+        let config = wanted.to_policy(&|p| self.ports.get(p).map(|l| l.id), &|n| {
+            self.networks.get(n).copied()
+        });
+        if let Some(old) = self.policy.as_ref().filter(|p| *p.config() == config) {
+            return Ok(Some(old.clone()));
+        }
+        self.policy_epoch += 1;
+        let compiled = Compiled::new(self.policy_epoch, config, self.policy.as_deref());
+        compiled.map(|c| Some(Arc::new(c))).map_err(|e| {
+            let remedy = "use fewer or simpler rules";
+            Refusal::new(
+                Kind::Invalid,
+                "applying",
+                "the policies",
+                e.to_string(),
+                remedy,
+            )
         })
     }
 

@@ -14,11 +14,13 @@ mod address;
 mod capture;
 mod commit;
 mod conntrack;
+mod policy;
 mod view;
 
 pub use capture::CaptureView;
 pub(crate) use capture::{Begun, wall};
 pub use conntrack::{ConnectionCount, ConnectionFilter, ConnectionView, Direction};
+pub use policy::{ConsideredView, ExplainQuery, ExplainView, PlaceView, PolicyView, RuleCounts};
 pub use view::{
     FdbView, Info, MdbView, MirrorView, NeighbourView, NetworkView, PortStats, PortView,
     PublishedView, Rates, Stats, Totals,
@@ -40,6 +42,7 @@ use vswitch_core::port::PortId;
 use vswitch_core::stats::PortCounters;
 use vswitch_core::worker::{Event, WorkerHandle};
 use vswitch_nat::Pipeline;
+use vswitch_nat::policy::Compiled;
 
 /// A port of the running switch.
 #[derive(Debug)]
@@ -85,6 +88,9 @@ pub struct Plane {
     /// Counters of ports that are gone, so that totals never go back.
     retired: Totals,
     state: Option<StateFile>,
+    /// The firewall in force, and the epoch given out last.
+    policy: Option<Arc<Compiled>>,
+    policy_epoch: u32,
     bus: Bus,
     watches: mpsc::UnboundedSender<Watch>,
     started: Instant,
@@ -112,6 +118,8 @@ impl Plane {
             last_capture: 0,
             retired: Totals::default(),
             state,
+            policy: None,
+            policy_epoch: 0,
             bus,
             watches,
             started: Instant::now(),
@@ -380,6 +388,17 @@ impl Plane {
             Event::LoopDetected { port: p, other } => {
                 (r.port, r.other) = (port(p), port(other));
                 "loop_detected"
+            }
+            Event::Policy {
+                port: p,
+                to,
+                rule,
+                action,
+                packet,
+            } => {
+                (r.port, r.other) = (port(p), to.as_ref().and_then(port));
+                r.reason = Some(format!("{action} by {rule}: {packet}"));
+                "policy"
             }
             Event::LoopCleared { port: p } => {
                 r.port = port(p);

@@ -25,7 +25,7 @@ pub struct BackendParts {
 }
 
 impl Ports {
-    fn read(text: &str) -> Option<(u16, u16)> {
+    pub(super) fn read(text: &str) -> Option<(u16, u16)> {
         let (from, to) = text.split_once('-').unwrap_or((text, text));
         let (from, to) = (from.trim().parse().ok()?, to.trim().parse().ok()?);
         (0 < from && from <= to).then_some((from, to))

@@ -17,7 +17,7 @@ use vswitch_core::clock::Nanos;
 /// Zone of routed connections.
 pub(crate) const ZONE: u16 = 0;
 /// A connection without flow.
-const NONE: u32 = u32::MAX;
+pub(crate) const NONE: u32 = u32::MAX;
 
 /// Source translation of what leaves by an interface.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -124,6 +124,7 @@ impl Gateway {
         e: &mut Entry,
         (id, dir): (ConnId, Dir),
     ) -> Result<Outcome, DropReason> {
+        self.still_allowed(cx, bridge, network, e, (id, dir))?;
         let (way, rewrite) = self.way(id, dir)?;
         self.may_pass(cx, bridge, network, e, way.network)?;
         if let Some(rewrite) = rewrite {

@@ -8,12 +8,15 @@
 //! by longest prefix, source translation), the others follow it ([`forward`]): rewriting, TTL, the next hop's MAC ([`neigh`]), and
 //! back to the bridge of the network it goes to. A packet whose next hop isn't known yet is held.
 //!
+//! Policy is asked about new connections, and about others when it changes ([`judge`]); it holds within a network too ([`screen`]).
+//!
 //! The whole gateway belongs to one worker; others hand it what is for it.
 
 mod flows;
 mod forward;
 mod fragments;
 mod interface;
+mod judge;
 mod local;
 mod neigh;
 mod open;
@@ -21,6 +24,7 @@ mod publish;
 mod related;
 mod resolve;
 mod route;
+mod screen;
 mod show;
 mod split;
 
@@ -32,6 +36,7 @@ pub use show::NeighbourEntry;
 
 use crate::conntrack;
 use crate::frag::{FragConfig, Fragments};
+use crate::policy::{Compiled, Names};
 use crate::reply::AnswerLimiter;
 use flows::Tracking;
 use forward::{Follow, Outcome};
@@ -45,6 +50,7 @@ use std::sync::Arc;
 use vswitch_core::bridge::{Bridge, NetworkId, Rate};
 use vswitch_core::clock::Nanos;
 use vswitch_core::frame::{Batch, DropReason, Entry, Offloads, Verdict, gso};
+use vswitch_core::port::PortId;
 use vswitch_core::stats::PortCounters;
 use vswitch_core::wire::{L3, MacAddr, Meta};
 use vswitch_core::worker::{Cx, Origin};
@@ -60,6 +66,8 @@ pub struct GatewayConfig {
     pub published: Vec<Publish>,
     /// Connection tracking; its seed is that of all randomness here.
     pub conntrack: conntrack::Config,
+    /// What may be, if not everything.
+    pub policy: Option<Arc<Compiled>>,
 }
 
 /// Answers (ICMP errors, resets) per second in all, and to one host.
@@ -86,6 +94,14 @@ pub struct Gateway {
     tracking: Option<Box<Tracking>>,
     fragments: Fragments<Follow>,
     limiter: AnswerLimiter,
+    policy: Option<Arc<Compiled>>,
+    /// Addresses of DNS names in rules.
+    names: Names,
+    /// Packets that wait for their judgement.
+    awaiting: Vec<judge::Awaiting>,
+    cleared: screen::Cleared,
+    /// Where the packet at hand came from.
+    ingress: PortId,
     /// Goes up when routes change.
     epoch: u32,
     draw: u64,
@@ -105,6 +121,11 @@ impl Default for Gateway {
             tracking: None,
             fragments: Fragments::new(FragConfig::default()),
             limiter: AnswerLimiter::new(ANSWERS, ANSWERS_TO_HOST),
+            policy: None,
+            names: Names::default(),
+            awaiting: Vec::new(),
+            cleared: screen::Cleared::default(),
+            ingress: PortId::default(),
             epoch: 0,
             draw: 0,
             counters: Arc::default(),
@@ -155,13 +176,15 @@ impl Gateway {
         self.routes = Routes::new(routes);
         self.epoch = self.epoch.wrapping_add(1);
         self.published = Published::new(&config.published);
+        self.take_policy(config.policy.clone());
         if cx.worker.0 == 0 {
             self.configure_tracking(cx.now, config);
         }
     }
 
     fn configure_tracking(&mut self, now: Nanos, config: &GatewayConfig) {
-        if !self.is_on() {
+        let screens = self.policy.as_ref().is_some_and(|p| p.judges_any_bridged());
+        if !self.is_on() && !screens {
             self.tracking = None;
             return;
         }
@@ -227,6 +250,7 @@ impl Gateway {
         let Some(vid) = self.interface(network).map(|i| i.config.vid) else {
             return;
         };
+        self.ingress = batch.ingress;
         let ours = cx.worker.0 == 0;
         for e in &mut batch.entries {
             match e.verdict {
@@ -275,7 +299,7 @@ impl Gateway {
 
     /// Timers: addresses to ask for again, connections and fragments that end.
     pub fn tick(&mut self, cx: &mut Cx, bridge: &mut Bridge) -> Nanos {
-        if !self.is_on() {
+        if !self.is_on() && self.tracking.is_none() && self.awaiting.is_empty() {
             return Nanos::MAX;
         }
         let mut due = std::mem::take(&mut self.due);
@@ -294,6 +318,7 @@ impl Gateway {
         }
         self.due = due;
         let mut next = next.min(self.age_fragments(cx.now));
+        next = next.min(self.age_awaiting(cx.now));
         if let Some(tracking) = self.tracking.as_deref_mut() {
             let now = cx.now;
             next = next.min(tracking.with(now, |conns, ended| conns.tick(now, AGEING, ended)));
@@ -363,6 +388,7 @@ impl Gateway {
                 forward::address(&mut frame, from, mac);
                 self.send(cx, bridge, network, frame, Origin::Held);
             }
+            self.resume(cx, bridge, (network, ip));
         }
         if asks_us && let Some(frame) = resolve::answer((m.target, mac), m.sender, meta.src) {
             // A reply nobody can take is lost like any other.

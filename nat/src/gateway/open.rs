@@ -7,6 +7,7 @@
 
 use super::flows::{Flow, Way, ZONE};
 use super::forward::{Follow, Outcome};
+use super::judge::Judged;
 use super::{Gateway, flows};
 use crate::Endpoint;
 use crate::conntrack::{ConfirmError, Dir, Pending, Tuple, User};
@@ -48,9 +49,14 @@ impl Gateway {
                 None => return self.local(cx, bridge, network, e).map(|o| (o, None)),
             }
         }
-        let judged = self.admit(cx, bridge, network, e, dst, addressed);
-        let out = match judged {
-            Ok(out) => out,
+        let tuple = original.with_dst(dst.addr, dst.port);
+        let admitted = self.admit(cx, bridge, network, e, &tuple, addressed);
+        let (out, judged) = match admitted {
+            Ok(Some(admitted)) => admitted,
+            Ok(None) => {
+                self.give_back(cx, inside);
+                return Ok((Outcome::Held, None));
+            }
             Err(why) => {
                 self.give_back(cx, inside);
                 return Err(why);
@@ -77,22 +83,22 @@ impl Gateway {
         }
         let back = self.back(network, src.addr);
         let leases = [lease, inside];
-        let id = self.enter(cx, pending, (source, dst), [out, back], leases)?;
+        let id = self.enter(cx, pending, (source, dst), [out, back], leases, judged)?;
         let outcome = self.follow(cx, bridge, network, e, (id, Dir::Original))?;
         Ok((outcome, Some((id, Dir::Original))))
     }
 
-    /// The way out of a new connection, if it may be.
+    /// The way out of a new connection, if it may be; `tuple` has its real destination. `None`: the packet waits for its judgement.
     fn admit(
         &mut self,
         cx: &mut Cx,
         bridge: &mut Bridge,
         network: NetworkId,
-        e: &Entry,
-        dst: Endpoint,
+        e: &mut Entry,
+        tuple: &Tuple,
         addressed: bool,
-    ) -> Result<Way, DropReason> {
-        let Some((route, hop)) = self.routes.find(dst.addr) else {
+    ) -> Result<Option<(Way, Judged)>, DropReason> {
+        let Some((route, hop)) = self.routes.find(tuple.dst()) else {
             self.answer(cx, bridge, network, e, Cause::NetUnreachable);
             return Err(DropReason::NoRoute);
         };
@@ -101,11 +107,18 @@ impl Gateway {
             hop,
         };
         let from_outside = self.interface(network).is_some_and(|i| i.config.uplink);
-        if from_outside && !addressed {
+        if from_outside && !addressed && self.policy.is_none() {
             return Err(DropReason::Policy);
         }
         self.may_pass(cx, bridge, network, e, out.network)?;
-        Ok(out)
+        let Some(judged) = self.judge(cx, bridge, network, e, tuple, out)? else {
+            return Ok(None);
+        };
+        // From outside it takes a rule, if nothing is published.
+        if from_outside && !addressed && !judged.by_rule {
+            return Err(DropReason::Policy);
+        }
+        Ok(Some((out, judged)))
     }
 
     fn give_back(&mut self, cx: &Cx, leased: Option<flows::Leased>) {
@@ -136,6 +149,7 @@ impl Gateway {
         to: (Endpoint, Endpoint),
         ways: [Way; 2],
         leases: [Option<flows::Leased>; 2],
+        judged: Judged,
     ) -> Result<crate::conntrack::ConnId, DropReason> {
         let (now, epoch) = (cx.now, self.epoch);
         let tracking = self.tracking.as_deref_mut().ok_or(DropReason::NoRoute)?;
@@ -167,7 +181,8 @@ impl Gateway {
         });
         let user = User {
             nat: flow,
-            ..User::default()
+            epoch: judged.epoch,
+            rule: judged.mark,
         };
         let confirmed = tracking.with(now, |conns, ended| {
             conns.confirm(pending, reply, user, now, ended)

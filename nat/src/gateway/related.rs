@@ -15,6 +15,24 @@ use vswitch_core::bridge::{Bridge, NetworkId};
 use vswitch_core::frame::{DropReason, Entry};
 use vswitch_core::worker::Cx;
 
+/// The tuple of the packet that an error quotes.
+fn tuple(error: &QuotedError, zone: u16) -> Tuple {
+    let q = &error.quoted;
+    let at = |end: Endpoint| SocketAddr::new(end.addr, end.port);
+    if q.icmp_type.is_some_and(|t| t == 0 || t == 129) {
+        // The identifier of an answer stands at its destination.
+        Tuple::new(zone, q.proto, at(q.dst), at(q.src)).reversed()
+    } else {
+        Tuple::new(zone, q.proto, at(q.src), at(q.dst))
+    }
+}
+
+/// The tuple of the packet that an ICMP error quotes, if the frame is one and quotes that much.
+pub(super) fn quoted(e: &Entry, zone: u16) -> Option<Tuple> {
+    let error = QuotedError::parse(&e.frame, &e.meta).ok()?;
+    (!error.quoted.is_later_fragment()).then(|| tuple(&error, zone))
+}
+
 impl Gateway {
     /// An ICMP message that is no query: an error about one of our connections, or nothing of ours.
     pub(super) fn related(
@@ -29,14 +47,7 @@ impl Gateway {
         if q.is_later_fragment() {
             return Err(DropReason::InvalidState);
         }
-        let at = |end: Endpoint| SocketAddr::new(end.addr, end.port);
-        let answer = q.icmp_type.is_some_and(|t| t == 0 || t == 129);
-        let quoted = if answer {
-            // The identifier of an answer stands at its destination.
-            Tuple::new(ZONE, q.proto, at(q.dst), at(q.src)).reversed()
-        } else {
-            Tuple::new(ZONE, q.proto, at(q.src), at(q.dst))
-        };
+        let quoted = tuple(&error, ZONE);
         let tracking = self.tracking.as_deref().ok_or(DropReason::NoRoute)?;
         let (id, dir) = tracking
             .conns

@@ -84,6 +84,19 @@ pub enum Event {
         /// The other port of the loop; the same one if its far end reflects.
         other: PortId,
     },
+    /// A rule of the firewall that tells of its matches has judged something; not all are told.
+    Policy {
+        /// Port it came from.
+        port: PortId,
+        /// Port it goes to, if that is known.
+        to: Option<PortId>,
+        /// The rule.
+        rule: Arc<str>,
+        /// What the rule did.
+        action: &'static str,
+        /// Protocol, source and destination.
+        packet: String,
+    },
     /// The loop guard opened a port again.
     LoopCleared {
         /// The port.
@@ -178,6 +191,19 @@ impl Cx {
     pub fn flood_set(&mut self, ports: impl IntoIterator<Item = PortId>) -> FloodSet {
         let start = self.flood.len();
         self.flood.extend(ports);
+        FloodSet {
+            start: start as u32,
+            len: (self.flood.len() - start) as u32,
+        }
+    }
+
+    /// The ports of a flood set that `keep` chooses, as another set.
+    pub fn narrow(&mut self, set: FloodSet, mut keep: impl FnMut(PortId) -> bool) -> FloodSet {
+        let start = self.flood.len();
+        for i in set.start..set.start + set.len {
+            let port = self.flood.get(i as usize).copied();
+            self.flood.extend(port.filter(|p| keep(*p)));
+        }
         FloodSet {
             start: start as u32,
             len: (self.flood.len() - start) as u32,

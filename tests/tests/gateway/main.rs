@@ -1,4 +1,5 @@
 //! The gateway: a router in the switch, with real containers on its networks.
 
 mod nat;
+mod policy;
 mod routing;
