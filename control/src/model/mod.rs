@@ -10,6 +10,7 @@ mod diff;
 mod file;
 mod gateway;
 mod publish;
+mod services;
 mod tracking;
 
 pub use check::Problem;
@@ -17,6 +18,7 @@ pub use diff::{Change, diff};
 pub use file::{TopologyError, from_toml, to_toml};
 pub use gateway::{Gateway, Nat, NatFiltering, StaticRoute};
 pub use publish::{Protocol, PublishedPort};
+pub use services::{Advertise, Dhcp, Dns, DnsRecord, DnsService, FixedLease, Range};
 pub use tracking::Tracking;
 
 use crate::units::{BitRate, Cidr, FrameRate, Mac, Span, Vlans};
@@ -196,6 +198,9 @@ pub struct Port {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(value_type = Vec<String>)]
     pub gateways: Vec<IpAddr>,
+    /// Further names in the network's DNS.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
     /// Path of the unix socket that the switch listens on (stream) or binds (dgram).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
@@ -296,6 +301,7 @@ impl Port {
             mac: None,
             addresses: Vec::new(),
             gateways: Vec::new(),
+            aliases: Vec::new(),
             listen: None,
             connect: None,
             mtu: defaults::mtu(),

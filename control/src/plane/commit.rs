@@ -13,7 +13,7 @@ use vswitch_core::stats::PortCounters;
 use vswitch_core::worker::{Gone, PortSetup, Worker};
 use vswitch_nat::Pipeline;
 
-fn dead(gone: Gone) -> Refusal {
+pub(super) fn dead(gone: Gone) -> Refusal {
     Refusal::new(
         Kind::Failed,
         "configuring",
@@ -68,6 +68,7 @@ impl Plane {
             }
         }
         self.commit_gateways(&wanted)?;
+        self.commit_services(&wanted)?;
         self.commit_static(&wanted)?;
         for (name, mirror) in &wanted.mirrors {
             let id = match self.mirrors.get(name) {

@@ -14,11 +14,13 @@ mod address;
 mod capture;
 mod commit;
 mod conntrack;
+mod services;
 mod view;
 
 pub use capture::CaptureView;
 pub(crate) use capture::{Begun, wall};
 pub use conntrack::{ConnectionCount, ConnectionFilter, ConnectionView, Direction};
+pub use services::LeaseView;
 pub use view::{
     FdbView, Info, MdbView, MirrorView, NeighbourView, NetworkView, PortStats, PortView,
     PublishedView, Rates, Stats, Totals,
@@ -84,6 +86,7 @@ pub struct Plane {
     gateway_counters: Vec<Arc<PortCounters>>,
     /// Counters of ports that are gone, so that totals never go back.
     retired: Totals,
+    serving: services::Serving,
     state: Option<StateFile>,
     bus: Bus,
     watches: mpsc::UnboundedSender<Watch>,
@@ -111,6 +114,7 @@ impl Plane {
             captures: BTreeMap::new(),
             last_capture: 0,
             retired: Totals::default(),
+            serving: services::Serving::default(),
             state,
             bus,
             watches,
@@ -402,9 +406,11 @@ impl Plane {
 
     /// Stops the workers; ports are closed and devices made by us go with them.
     pub(crate) fn stop(&mut self) {
+        self.end_services();
         for w in self.workers.drain(..) {
             w.stop();
         }
+        self.end_forwarders();
         self.ports.clear();
     }
 }

@@ -10,6 +10,7 @@
 //!
 //! The whole gateway belongs to one worker; others hand it what is for it.
 
+mod datagram;
 mod flows;
 mod forward;
 mod fragments;
@@ -21,6 +22,7 @@ mod publish;
 mod related;
 mod resolve;
 mod route;
+mod services;
 mod show;
 mod split;
 
@@ -28,6 +30,7 @@ pub use flows::SnatConfig;
 pub use interface::InterfaceConfig;
 pub use publish::{Backend, MAX_BACKENDS, MAX_PORTS, Publish};
 pub use route::{MAX_ROUTES, Route, contains};
+pub use services::{NetworkServices, ServicesConfig};
 pub use show::NeighbourEntry;
 
 use crate::conntrack;
@@ -86,6 +89,7 @@ pub struct Gateway {
     tracking: Option<Box<Tracking>>,
     fragments: Fragments<Follow>,
     limiter: AnswerLimiter,
+    services: services::Services,
     /// Goes up when routes change.
     epoch: u32,
     draw: u64,
@@ -105,6 +109,7 @@ impl Default for Gateway {
             tracking: None,
             fragments: Fragments::new(FragConfig::default()),
             limiter: AnswerLimiter::new(ANSWERS, ANSWERS_TO_HOST),
+            services: services::Services::default(),
             epoch: 0,
             draw: 0,
             counters: Arc::default(),
@@ -228,6 +233,7 @@ impl Gateway {
             return;
         };
         let ours = cx.worker.0 == 0;
+        self.services.ingress = batch.ingress;
         for e in &mut batch.entries {
             match e.verdict {
                 Verdict::Gateway if ours => {
@@ -238,11 +244,13 @@ impl Gateway {
                 }
                 Verdict::Flood(_) if e.meta.dst.is_group() && e.meta.vid == vid => {
                     e.verdict = if !ours {
-                        match self.asks_us(network, e) {
+                        match self.asks_us(network, e) || self.services.wants(network, e) {
                             true => Verdict::Gateway,
                             false => e.verdict,
                         }
-                    } else if self.overhear(cx, bridge, network, e) {
+                    } else if self.overhear(cx, bridge, network, e)
+                        || self.group_request(cx, bridge, network, e)
+                    {
                         Verdict::Drop(DropReason::Consumed)
                     } else {
                         e.verdict
@@ -293,6 +301,7 @@ impl Gateway {
             }
         }
         self.due = due;
+        let next = next.min(self.tick_services(cx, bridge));
         let mut next = next.min(self.age_fragments(cx.now));
         if let Some(tracking) = self.tracking.as_deref_mut() {
             let now = cx.now;
@@ -309,6 +318,9 @@ impl Gateway {
         network: NetworkId,
         e: &mut Entry,
     ) -> Result<Outcome, DropReason> {
+        if e.meta.dst.is_group() && self.group_request(cx, bridge, network, e) {
+            return Err(DropReason::Consumed);
+        }
         match e.meta.l3 {
             L3::Arp => {
                 self.overhear(cx, bridge, network, e);
