@@ -2,3 +2,4 @@
 
 mod nat;
 mod routing;
+mod services;
