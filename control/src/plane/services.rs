@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use utoipa::ToSchema;
 use vswitch_core::bridge::NetworkId;
+use vswitch_core::worker::WorkerHandle;
 use vswitch_nat::gateway::ServicesConfig;
 use vswitch_nat::service::dhcp4::{Change, Lease};
 use vswitch_nat::service::dns::{
@@ -148,7 +149,7 @@ impl Plane {
                 remedy,
             )
         };
-        let Some(worker) = self.workers.first().map(|w| w.another()) else {
+        let Some(worker) = self.workers.first().map(WorkerHandle::another) else {
             return Err(failed("no worker runs".into()));
         };
         self.serving.resolv = std::fs::read_to_string(RESOLV_CONF).unwrap_or_default();
