@@ -171,6 +171,18 @@ fn serves(workers: &str) {
     }
     assert_eq!(dig(a, &["-x", "192.0.2.11"]), "b.lan.example.");
     assert_eq!(dig(a, &["-x", "2001:db8:1::11"]), "b.lan.example.");
+    let service = serde_json::json!({"service": "_http", "protocol": "_tcp", "port": 8080});
+    let record =
+        serde_json::json!({"name": "www", "addresses": ["192.0.2.11"], "services": [service]});
+    let patch = serde_json::json!({"gateway": {"dns": {"records": [record]}}});
+    let answer = d.http("PATCH", "/v1/networks/lan", Some(&patch));
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(
+        dig(a, &["_http._tcp.www.lan.example", "SRV"]),
+        "0 0 8080 www.lan.example."
+    );
+    // The lease's name is still there.
+    assert_eq!(dig(b, &["box.lan.example"]), address);
     // By IPv6 as well.
     let v6 = [
         "dig",
