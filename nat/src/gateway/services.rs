@@ -418,7 +418,8 @@ impl Gateway {
     fn dns(&mut self, cx: &mut Cx, bridge: &mut Bridge, network: NetworkId, e: &Entry) -> bool {
         let port = u32::from(self.services.ingress.0);
         let Some(Datagram { from, to, payload }) = datagram::read(e) else {
-            return false;
+            // A damaged question isn't answered at all.
+            return self.services.get(network).is_some_and(|s| s.dns.is_some());
         };
         let asked_here = self.interface(network).is_some_and(|own| {
             own.on_link(from.ip()) && own.source_for(from.ip()) == Some(to.ip())
