@@ -25,6 +25,8 @@ use vswitch_nat::Pipeline;
 
 /// Stack of the control thread.
 const STACK: usize = 512 << 10;
+/// How often the gateways' services are looked after.
+const TEND: Duration = Duration::from_secs(1);
 
 /// How to start.
 #[derive(Clone, Debug)]
@@ -136,6 +138,7 @@ impl Daemon {
             plane.stop();
             return Err(e.into());
         }
+        plane.restore_leases();
         let plane: Shared = Arc::new(Mutex::new(plane));
         let (stop, stopped) = oneshot::channel();
         let control = Control {
@@ -224,6 +227,15 @@ impl Control {
             let served = server::serve_metrics(listener, plane.clone());
             tokio::spawn(report("metrics", served));
         }
+        let tended = plane.clone();
+        tokio::spawn(async move {
+            let mut each = tokio::time::interval(TEND);
+            each.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                each.tick().await;
+                crate::api::lock(&tended).tend_services();
+            }
+        });
         let noticing = plane.clone();
         tokio::spawn(async move {
             while let Some((event, lost)) = intake.next().await {

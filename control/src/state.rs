@@ -86,33 +86,38 @@ impl StateFile {
     }
 
     fn write(&self, topology: &Topology) -> io::Result<()> {
-        let dir = self.0.parent().filter(|d| !d.as_os_str().is_empty());
-        let dir = dir.unwrap_or(Path::new("."));
-        if !dir.exists() {
-            fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(dir)?;
-        }
         let saved = Saved {
             format: FORMAT,
             topology: topology.clone(),
         };
-        let mut beside = self.0.clone().into_os_string();
-        beside.push(".new");
-        // One that a crash left behind may have another mode.
-        let _ = fs::remove_file(&beside);
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&beside)?;
-        serde_json::to_writer_pretty(&mut file, &saved)?;
-        file.write_all(b"\n")?;
-        file.sync_all()?;
-        fs::rename(&beside, &self.0)?;
-        File::open(dir)?.sync_all()
+        write_private(&self.0, &saved)
     }
+}
+
+/// Writes a file of JSON beside and renames it; see the module's head.
+pub(crate) fn write_private(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    let dir = path.parent().filter(|d| !d.as_os_str().is_empty());
+    let dir = dir.unwrap_or(Path::new("."));
+    if !dir.exists() {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)?;
+    }
+    let mut beside = path.to_owned().into_os_string();
+    beside.push(".new");
+    // One that a crash left behind may have another mode.
+    let _ = fs::remove_file(&beside);
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&beside)?;
+    serde_json::to_writer_pretty(&mut file, value)?;
+    file.write_all(b"\n")?;
+    file.sync_all()?;
+    fs::rename(&beside, path)?;
+    File::open(dir)?.sync_all()
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use super::networks::Removed;
 use super::{Shared, change, exists, lock};
 use crate::model::PublishedPort;
 use crate::plane::{
-    ConnectionCount, ConnectionFilter, ConnectionView, NeighbourView, PublishedView,
+    ConnectionCount, ConnectionFilter, ConnectionView, LeaseView, NeighbourView, PublishedView,
 };
 use crate::refusal::Refusal;
 use axum::Json;
@@ -25,6 +25,12 @@ const EVENT_INTERVAL: Duration = Duration::from_millis(100);
 #[utoipa::path(get, path = "/v1/gateway/neighbours", responses((status = 200, body = Vec<NeighbourView>)))]
 pub(crate) async fn neighbours(State(plane): State<Shared>) -> Json<Vec<NeighbourView>> {
     Json(lock(&plane).neighbour_views())
+}
+
+/// Lists the leases of the gateways' DHCP servers.
+#[utoipa::path(get, path = "/v1/gateway/leases", responses((status = 200, body = Vec<LeaseView>)))]
+pub(crate) async fn leases(State(plane): State<Shared>) -> Json<Vec<LeaseView>> {
+    Json(lock(&plane).leases())
 }
 
 /// Lists connections.

@@ -56,6 +56,7 @@ pub(crate) fn router(plane: Shared) -> Router {
         )
         .route("/v1/conntrack/count", get(gateway::count))
         .route("/v1/conntrack/events", get(gateway::events))
+        .route("/v1/gateway/leases", get(gateway::leases))
         .route("/v1/gateway/neighbours", get(gateway::neighbours))
         .route("/v1/mirrors", get(switch::mirrors))
         .route(

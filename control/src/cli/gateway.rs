@@ -3,8 +3,8 @@
 use super::{CtlError, Done, Session, show};
 use crate::client::escape;
 use crate::model::NatFiltering;
-use crate::plane::{NeighbourView, NetworkView};
-use crate::units::{Cidr, Mac, Ports};
+use crate::plane::{LeaseView, NeighbourView, NetworkView};
+use crate::units::{Cidr, Mac, Ports, Span};
 use clap::builder::BoolishValueParser;
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
@@ -19,6 +19,8 @@ pub(super) enum Gateway {
         /// The network.
         network: String,
     },
+    /// Show the leases of the gateways' DHCP servers.
+    Leases,
     /// Show neighbours: which MAC address has an IP address.
     Neighbours,
     /// Give a network a gateway, or change it.
@@ -34,12 +36,30 @@ pub(super) struct Set {
     /// Addresses with the length of the network's prefix.
     #[arg(long, value_delimiter = ',', value_name = "ADDRESS/LEN")]
     addresses: Option<Vec<Cidr>>,
+    /// Serve DHCPv4 from these ranges; off ends it.
+    #[arg(long, value_delimiter = ',', value_name = "FIRST-LAST|off")]
+    dhcp: Option<Vec<String>>,
+    /// Lease time of DHCP [default: 12h].
+    #[arg(long, value_name = "TIME")]
+    dhcp_lease: Option<Span>,
+    /// Serve DNS: names of ports and of DHCP clients, the rest by resolvers.
+    #[arg(long, value_name = "on|off", value_parser = BoolishValueParser::new())]
+    dns: Option<bool>,
+    /// Resolvers to ask [default: those of the daemon's /etc/resolv.conf].
+    #[arg(long, value_delimiter = ',', value_name = "ADDRESS")]
+    dns_upstream: Option<Vec<IpAddr>>,
+    /// Domain of the network's names; turns DNS on [default: NETWORK.internal].
+    #[arg(long)]
+    domain: Option<String>,
     /// MAC address [default: made of the network's name].
     #[arg(long)]
     mac: Option<Mac>,
     /// Largest packet sent into the network, in bytes [default: 1500].
     #[arg(long)]
     mtu: Option<u32>,
+    /// Advertise the IPv6 prefixes (SLAAC), and the gateway as a router.
+    #[arg(long, value_name = "on|off", value_parser = BoolishValueParser::new())]
+    ra: Option<bool>,
     /// Routes by routers of the network, as PREFIX=ROUTER, such as 0.0.0.0/0=198.51.100.1.
     #[arg(long, value_delimiter = ',', value_name = "PREFIX=ROUTER")]
     route: Option<Vec<RouteArg>>,
@@ -108,6 +128,30 @@ impl Set {
                 .map(|p| ("ports".to_owned(), json!(p))),
         );
         put("nat", (!nat.is_empty()).then_some(Value::Object(nat)));
+        let mut dhcp = Map::new();
+        let off = |p: &[String]| matches!(p, [one] if one == "off");
+        if let Some(pools) = self.dhcp.as_ref().filter(|p| !off(p)) {
+            dhcp.insert("pools".into(), json!(pools));
+        }
+        dhcp.extend(self.dhcp_lease.as_ref().map(|l| ("lease".into(), json!(l))));
+        put("dhcp", (!dhcp.is_empty()).then_some(Value::Object(dhcp)));
+        if self.dhcp.as_deref().is_some_and(off) {
+            put("dhcp", Some(Value::Null));
+        }
+        let mut dns = Map::new();
+        dns.extend(self.domain.as_ref().map(|d| ("domain".into(), json!(d))));
+        let upstream = self.dns_upstream.as_ref();
+        dns.extend(upstream.map(|u| ("upstream".into(), json!(u))));
+        put(
+            "dns",
+            match self.dns {
+                Some(false) => Some(Value::Null),
+                Some(true) => Some(Value::Object(dns)),
+                None => (!dns.is_empty()).then_some(Value::Object(dns)),
+            },
+        );
+        let ra = |on| if on { json!({}) } else { Value::Null };
+        put("ra", self.ra.map(ra));
         let route = |r: &RouteArg| json!({"to": r.to, "via": r.via});
         let routes = self.route.as_ref();
         put("routes", routes.map(|r| r.iter().map(route).collect()));
@@ -122,6 +166,27 @@ pub(super) async fn run(s: &Session, command: Gateway) -> Done {
             let none = json!({"gateway": null});
             s.client.call("PATCH", &path(&network), Some(&none)).await?;
             Ok(())
+        }
+        Gateway::Leases => {
+            let all: Vec<LeaseView> = s.client.get("/v1/gateway/leases").await?;
+            if s.json {
+                return show::json(&all);
+            }
+            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+            let now = now.map_or(0, |d| d.as_secs());
+            let row = |l: &LeaseView| {
+                vec![
+                    l.network.clone(),
+                    l.address.to_string(),
+                    l.mac.to_string(),
+                    l.port.clone(),
+                    l.name.clone().unwrap_or_else(|| "-".into()),
+                    format!("{}s", l.ends.saturating_sub(now)),
+                ]
+            };
+            let rows = all.iter().map(row).collect();
+            let head = ["NETWORK", "ADDRESS", "MAC", "PORT", "NAME", "ENDS IN"];
+            show::table(&head, rows, "no leases")
         }
         Gateway::Neighbours => {
             let all: Vec<NeighbourView> = s.client.get("/v1/gateway/neighbours").await?;

@@ -57,6 +57,10 @@ pub(super) struct NetworkOptions {
 #[derive(Debug, Default, Args, Serialize)]
 #[command(next_help_heading = "Limits, guards and VLANs")]
 pub(super) struct PortOptions {
+    /// Further names in the network's DNS.
+    #[arg(long = "alias", value_delimiter = ',', value_name = "NAME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aliases: Option<Vec<String>>,
     /// IP source guard: accept only these prefixes.
     #[arg(long, value_delimiter = ',', value_name = "PREFIX")]
     #[serde(skip_serializing_if = "Option::is_none")]

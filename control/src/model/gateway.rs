@@ -1,6 +1,7 @@
 //! A network's gateway: the router's port in it, with addresses, routes and what it does to packets.
 
 use super::check::Problem;
+use super::services::{Advertise, Dhcp, Dns};
 use super::{Network, Topology};
 use crate::units::{Cidr, Mac, Ports};
 use serde::{Deserialize, Serialize};
@@ -37,6 +38,15 @@ pub struct Gateway {
     /// What lies behind routers of this network.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<StaticRoute>,
+    /// DHCPv4; off by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dhcp: Option<Dhcp>,
+    /// Router advertisements; off by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ra: Option<Advertise>,
+    /// DNS; off by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns: Option<Dns>,
 }
 
 /// Source translation (SNAT).
@@ -190,6 +200,7 @@ impl Topology {
                 continue;
             };
             gateway.check(name, network)?;
+            gateway.check_services(name, self)?;
             for a in &gateway.addresses {
                 let overlap = |b: &Cidr| {
                     let len = a.0.1.min(b.0.1);

@@ -11,6 +11,7 @@ mod file;
 mod gateway;
 mod policy;
 mod publish;
+mod services;
 mod tracking;
 
 pub use check::Problem;
@@ -20,6 +21,7 @@ pub use gateway::{Gateway, Nat, NatFiltering, StaticRoute};
 pub(crate) use policy::rule_name;
 pub use policy::{Policy, PolicyAction, PolicyRule};
 pub use publish::{Protocol, PublishedPort};
+pub use services::{Advertise, Dhcp, Dns, DnsRecord, DnsService, FixedLease, Range};
 pub use tracking::Tracking;
 
 use crate::units::{BitRate, Cidr, FrameRate, Mac, Span, Vlans};
@@ -201,6 +203,9 @@ pub struct Port {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(value_type = Vec<String>)]
     pub gateways: Vec<IpAddr>,
+    /// Further names in the network's DNS.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
     /// Path of the unix socket that the switch listens on (stream) or binds (dgram).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
@@ -305,6 +310,7 @@ impl Port {
             mac: None,
             addresses: Vec::new(),
             gateways: Vec::new(),
+            aliases: Vec::new(),
             listen: None,
             connect: None,
             mtu: defaults::mtu(),

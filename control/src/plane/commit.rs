@@ -14,7 +14,7 @@ use vswitch_core::worker::{Gone, PortSetup, Worker};
 use vswitch_nat::Pipeline;
 use vswitch_nat::policy::Compiled;
 
-fn dead(gone: Gone) -> Refusal {
+pub(super) fn dead(gone: Gone) -> Refusal {
     Refusal::new(
         Kind::Failed,
         "configuring",
@@ -69,6 +69,7 @@ impl Plane {
             }
         }
         self.commit_gateways(&wanted)?;
+        self.commit_services(&wanted)?;
         self.commit_static(&wanted)?;
         for (name, mirror) in &wanted.mirrors {
             let id = match self.mirrors.get(name) {

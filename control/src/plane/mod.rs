@@ -15,12 +15,14 @@ mod capture;
 mod commit;
 mod conntrack;
 mod policy;
+mod services;
 mod view;
 
 pub use capture::CaptureView;
 pub(crate) use capture::{Begun, wall};
 pub use conntrack::{ConnectionCount, ConnectionFilter, ConnectionView, Direction};
 pub use policy::{ConsideredView, ExplainQuery, ExplainView, PlaceView, PolicyView, RuleCounts};
+pub use services::LeaseView;
 pub use view::{
     FdbView, Info, MdbView, MirrorView, NeighbourView, NetworkView, PortStats, PortView,
     PublishedView, Rates, Stats, Totals,
@@ -87,6 +89,7 @@ pub struct Plane {
     gateway_counters: Vec<Arc<PortCounters>>,
     /// Counters of ports that are gone, so that totals never go back.
     retired: Totals,
+    serving: services::Serving,
     state: Option<StateFile>,
     /// The firewall in force, and the epoch given out last.
     policy: Option<Arc<Compiled>>,
@@ -117,6 +120,7 @@ impl Plane {
             captures: BTreeMap::new(),
             last_capture: 0,
             retired: Totals::default(),
+            serving: services::Serving::default(),
             state,
             policy: None,
             policy_epoch: 0,
@@ -421,9 +425,11 @@ impl Plane {
 
     /// Stops the workers; ports are closed and devices made by us go with them.
     pub(crate) fn stop(&mut self) {
+        self.end_services();
         for w in self.workers.drain(..) {
             w.stop();
         }
+        self.end_forwarders();
         self.ports.clear();
     }
 }

@@ -354,6 +354,9 @@ impl Gateway {
         network: NetworkId,
         e: &mut Entry,
     ) -> Result<Outcome, DropReason> {
+        if self.serve(cx, bridge, network, e) {
+            return Err(DropReason::Consumed);
+        }
         let (src, _) = addresses(e.frame.head(), &e.meta).ok_or(DropReason::BadPacket)?;
         match local::echo(e) {
             Ok(()) => {}

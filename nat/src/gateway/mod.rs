@@ -12,6 +12,7 @@
 //!
 //! The whole gateway belongs to one worker; others hand it what is for it.
 
+mod datagram;
 mod flows;
 mod forward;
 mod fragments;
@@ -25,6 +26,7 @@ mod related;
 mod resolve;
 mod route;
 mod screen;
+mod services;
 mod show;
 mod split;
 
@@ -32,6 +34,7 @@ pub use flows::SnatConfig;
 pub use interface::InterfaceConfig;
 pub use publish::{Backend, MAX_BACKENDS, MAX_PORTS, Publish};
 pub use route::{MAX_ROUTES, Route, contains};
+pub use services::{NetworkServices, ServicesConfig};
 pub use show::NeighbourEntry;
 
 use crate::conntrack;
@@ -102,6 +105,7 @@ pub struct Gateway {
     cleared: screen::Cleared,
     /// Where the packet at hand came from.
     ingress: PortId,
+    services: services::Services,
     /// Goes up when routes change.
     epoch: u32,
     draw: u64,
@@ -126,6 +130,7 @@ impl Default for Gateway {
             awaiting: Vec::new(),
             cleared: screen::Cleared::default(),
             ingress: PortId::default(),
+            services: services::Services::default(),
             epoch: 0,
             draw: 0,
             counters: Arc::default(),
@@ -252,6 +257,7 @@ impl Gateway {
         };
         self.ingress = batch.ingress;
         let ours = cx.worker.0 == 0;
+        self.services.ingress = batch.ingress;
         for e in &mut batch.entries {
             match e.verdict {
                 Verdict::Gateway if ours => {
@@ -262,11 +268,13 @@ impl Gateway {
                 }
                 Verdict::Flood(_) if e.meta.dst.is_group() && e.meta.vid == vid => {
                     e.verdict = if !ours {
-                        match self.asks_us(network, e) {
+                        match self.asks_us(network, e) || self.services.wants(network, e) {
                             true => Verdict::Gateway,
                             false => e.verdict,
                         }
-                    } else if self.overhear(cx, bridge, network, e) {
+                    } else if self.overhear(cx, bridge, network, e)
+                        || self.group_request(cx, bridge, network, e)
+                    {
                         Verdict::Drop(DropReason::Consumed)
                     } else {
                         e.verdict
@@ -317,6 +325,7 @@ impl Gateway {
             }
         }
         self.due = due;
+        let next = next.min(self.tick_services(cx, bridge));
         let mut next = next.min(self.age_fragments(cx.now));
         next = next.min(self.age_awaiting(cx.now));
         if let Some(tracking) = self.tracking.as_deref_mut() {
@@ -334,6 +343,9 @@ impl Gateway {
         network: NetworkId,
         e: &mut Entry,
     ) -> Result<Outcome, DropReason> {
+        if e.meta.dst.is_group() && self.group_request(cx, bridge, network, e) {
+            return Err(DropReason::Consumed);
+        }
         match e.meta.l3 {
             L3::Arp => {
                 self.overhear(cx, bridge, network, e);

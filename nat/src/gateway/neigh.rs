@@ -146,6 +146,14 @@ impl Neighbours {
         Resolved::Pending { ask: true }
     }
 
+    /// The MAC of an address, if it is known.
+    pub(crate) fn mac_of(&self, network: NetworkId, ip: IpAddr) -> Option<MacAddr> {
+        match self.table.get(&(network, ip))?.state {
+            State::Known(mac) => Some(mac),
+            _ => None,
+        }
+    }
+
     /// Keeps a frame until the address is known; gives it back when too many wait.
     pub(crate) fn hold(
         &mut self,

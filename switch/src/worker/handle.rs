@@ -118,6 +118,17 @@ impl<S: Stage> WorkerHandle<S> {
         self.index
     }
 
+    /// A further handle, for another thread; it can't wait for the worker's end.
+    #[must_use]
+    pub fn another(&self) -> WorkerHandle<S> {
+        WorkerHandle {
+            index: self.index,
+            commands: self.commands.clone(),
+            waker: self.waker.clone(),
+            thread: None,
+        }
+    }
+
     /// Has the worker run `f` between two turns, without waiting for it.
     pub fn cast(&self, f: impl FnOnce(&mut Worker<S>) + Send + 'static) -> Result<(), Gone> {
         self.commands

@@ -3,3 +3,4 @@
 mod nat;
 mod policy;
 mod routing;
+mod services;

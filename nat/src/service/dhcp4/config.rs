@@ -27,7 +27,7 @@ pub struct StaticLease {
 }
 
 /// What the server gives.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// The server's own address: the gateway's.
     pub server: Ipv4Addr,

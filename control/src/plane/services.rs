@@ -1,0 +1,323 @@
+//! Services of the gateways as they run: telling the workers, resolvers, leases shown, saved and restored.
+//!
+//! DNS questions that leave go by a forwarder, one for all networks that ask the same resolvers; its sockets are in the daemon's
+//! network namespace. Leases are kept in a file beside the state, written at most once a second and at shutdown, with the
+//! wall clock's time of their end.
+
+use super::Plane;
+use crate::events::Record;
+use crate::model::Topology;
+use crate::refusal::{Kind, Refusal};
+use crate::state;
+use crate::units::Mac;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use utoipa::ToSchema;
+use vswitch_core::bridge::NetworkId;
+use vswitch_core::worker::WorkerHandle;
+use vswitch_nat::gateway::ServicesConfig;
+use vswitch_nat::service::dhcp4::{Change, Lease};
+use vswitch_nat::service::dns::{
+    Forwarder, ForwarderConfig, ResolvConf, os_random, parse_resolv_conf,
+};
+
+/// Where the daemon's resolvers are named.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// Resolvers asked (none: the daemon's) and addresses that are our own.
+type Asked = (Vec<SocketAddr>, Vec<IpAddr>);
+
+/// What the plane keeps for services.
+#[derive(Debug, Default)]
+pub(super) struct Serving {
+    config: ServicesConfig,
+    forwarders: BTreeMap<Asked, Arc<Forwarder>>,
+    /// The daemon's list, as it was read last.
+    resolv: String,
+    unsaved: bool,
+}
+
+/// A DHCP lease.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LeaseView {
+    /// Network.
+    pub network: String,
+    /// Address.
+    #[schema(value_type = String)]
+    pub address: Ipv4Addr,
+    /// MAC address of the client.
+    pub mac: Mac,
+    /// Port it is at.
+    pub port: String,
+    /// Host name it claims.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Its identifier, in hexadecimal.
+    pub client_id: String,
+    /// End, in seconds since 1970-01-01 UTC.
+    pub ends: u64,
+}
+
+/// The file.
+#[derive(Serialize, Deserialize)]
+struct Saved {
+    format: u32,
+    leases: Vec<LeaseView>,
+}
+
+const FORMAT: u32 = 1;
+
+fn since_epoch() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |d| d.as_secs())
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let pair = |i: usize| u8::from_str_radix(text.get(i..i + 2)?, 16).ok();
+    (0..text.len()).step_by(2).map(pair).collect()
+}
+
+/// A resolver list of these, or of the daemon's file.
+fn list(given: &[SocketAddr], file: &str) -> ResolvConf {
+    let scope = |name: &str| nix::net::if_::if_nametoindex(name).ok();
+    let mut conf = parse_resolv_conf(file, scope);
+    if !given.is_empty() {
+        conf.servers = given.to_vec();
+    }
+    conf
+}
+
+impl Plane {
+    /// Tells the workers what gateways serve, if it has changed.
+    pub(super) fn commit_services(&mut self, wanted: &Topology) -> Result<(), Refusal> {
+        let config = wanted.to_services(
+            |n| self.networks.get(n).copied(),
+            |p| self.ports.get(p).map(|l| l.id),
+        );
+        let asked = self.forwarders(wanted)?;
+        let same = config == self.serving.config;
+        if !same {
+            self.serving.config = config.clone();
+            self.each(move |w| w.stage.gateway.configure_services(&mut w.cx, &config))?;
+        }
+        if let Some(worker) = self.workers.first() {
+            let told = worker.cast(move |w| w.stage.gateway.set_forwarders(asked));
+            told.map_err(super::commit::dead)?;
+        }
+        Ok(())
+    }
+
+    /// The forwarders of networks that serve DNS, started where they aren't; those that nobody asks any more end.
+    fn forwarders(
+        &mut self,
+        wanted: &Topology,
+    ) -> Result<Vec<(NetworkId, Arc<Forwarder>)>, Refusal> {
+        let gateways = wanted.networks.iter();
+        let gateways: Vec<_> = gateways
+            .filter_map(|(n, c)| Some((*self.networks.get(n)?, c.gateway.as_ref()?)))
+            .collect();
+        let own = gateways.iter().flat_map(|(_, g)| &g.addresses);
+        let own: Vec<IpAddr> = own.map(|c| c.0.0).collect();
+        let (mut kept, mut asked) = (BTreeMap::new(), Vec::new());
+        for (id, gateway) in gateways.iter().filter(|(_, g)| g.dns.is_some()) {
+            let key: Asked = (gateway.resolvers(), own.clone());
+            let known = kept.get(&key).or_else(|| self.serving.forwarders.get(&key));
+            let forwarder = match known.cloned() {
+                Some(forwarder) => forwarder,
+                None => Arc::new(self.forwarder(&key)?),
+            };
+            kept.insert(key, forwarder.clone());
+            asked.push((*id, forwarder));
+        }
+        self.serving.forwarders = kept;
+        Ok(asked)
+    }
+
+    fn forwarder(&mut self, (given, own): &Asked) -> Result<Forwarder, Refusal> {
+        let failed = |reason: String| {
+            let remedy = "raise the limits of open files and processes";
+            Refusal::new(
+                Kind::Failed,
+                "starting",
+                "the DNS forwarder",
+                reason,
+                remedy,
+            )
+        };
+        let Some(worker) = self.workers.first().map(WorkerHandle::another) else {
+            return Err(failed("no worker runs".into()));
+        };
+        self.serving.resolv = std::fs::read_to_string(RESOLV_CONF).unwrap_or_default();
+        let config = ForwarderConfig {
+            own: own.clone(),
+            ..ForwarderConfig::default()
+        };
+        let random = os_random().map_err(|e| failed(format!("/dev/urandom: {e}")))?;
+        // Many responses are fetched at one go.
+        let told = Arc::new(AtomicBool::new(false));
+        let wake = move || {
+            if told.swap(true, Ordering::AcqRel) {
+                return;
+            }
+            let told = told.clone();
+            // A worker that is gone needs no answers.
+            let _ = worker.cast(move |w| {
+                told.store(false, Ordering::Release);
+                let stage = &mut w.stage;
+                stage.gateway.take_responses(&mut w.cx, &mut stage.bridge);
+            });
+        };
+        let conf = list(given, &self.serving.resolv);
+        let spawned = Forwarder::spawn(&config, &conf, random, Arc::new(wake));
+        spawned.map_err(|e| failed(e.to_string()))
+    }
+
+    /// Leases as they are.
+    pub fn leases(&self) -> Vec<LeaseView> {
+        let Some(worker) = self.workers.first() else {
+            return Vec::new();
+        };
+        let found = worker.call(|w| w.stage.gateway.leases(w.cx.now));
+        let now = since_epoch();
+        let view = |(network, l): (NetworkId, Lease)| LeaseView {
+            network: self.network_name(network.0),
+            address: l.address,
+            mac: Mac(l.mac),
+            port: l.port,
+            name: l.host_name,
+            client_id: l.client_id.iter().map(|b| format!("{b:02x}")).collect(),
+            ends: now.saturating_add(l.remaining.as_secs()),
+        };
+        let mut all: Vec<LeaseView> = found.unwrap_or_default().into_iter().map(view).collect();
+        all.sort_by(|a, b| (&a.network, a.address).cmp(&(&b.network, b.address)));
+        all
+    }
+
+    /// What is due each second: tells of leases that changed and saves them, follows the daemon's resolvers.
+    pub(crate) fn tend_services(&mut self) {
+        if self.serving.config.networks.is_empty() && !self.serving.unsaved {
+            return;
+        }
+        let Some(worker) = self.workers.first() else {
+            return;
+        };
+        let changes = worker.call(|w| w.stage.gateway.take_lease_changes());
+        for (network, change) in changes.unwrap_or_default() {
+            self.serving.unsaved = true;
+            let (lease, what) = match change {
+                Change::Bound(l) => (l, "bound"),
+                Change::Ended(l) => (l, "ended"),
+            };
+            let mut record = Record::now("lease");
+            record.network = Some(self.network_name(network.0));
+            record.port = Some(lease.port);
+            record.mac = Some(lease.mac.to_string());
+            record.reason = Some(format!("{} {what}", lease.address));
+            self.bus.tell(record);
+        }
+        if self.serving.unsaved {
+            self.save_leases();
+        }
+        self.follow_resolvers();
+    }
+
+    fn follow_resolvers(&mut self) {
+        if self.serving.forwarders.is_empty() {
+            return;
+        }
+        // A file that is being replaced is read the next time.
+        let Ok(text) = std::fs::read_to_string(RESOLV_CONF) else {
+            return;
+        };
+        if text == self.serving.resolv {
+            return;
+        }
+        tracing::info!("{RESOLV_CONF} has changed");
+        for ((given, _), forwarder) in &self.serving.forwarders {
+            forwarder.set_resolvers(&list(given, &text));
+        }
+        self.serving.resolv = text;
+        if let Some(worker) = self.workers.first() {
+            let _ = worker.cast(|w| w.stage.gateway.clear_dns_caches());
+        }
+    }
+
+    fn lease_path(&self) -> Option<PathBuf> {
+        Some(self.state_path()?.with_extension("leases.json"))
+    }
+
+    /// Writes the leases down.
+    pub(super) fn save_leases(&mut self) {
+        let Some(path) = self.lease_path() else {
+            self.serving.unsaved = false;
+            return;
+        };
+        let saved = Saved {
+            format: FORMAT,
+            leases: self.leases(),
+        };
+        match state::write_private(&path, &saved) {
+            Ok(()) => self.serving.unsaved = false,
+            Err(e) => tracing::error!("writing leases {}: {e}", path.display()),
+        }
+    }
+
+    /// Takes up the leases of the last run. A file that can't be read costs the leases, not the start.
+    pub(crate) fn restore_leases(&mut self) {
+        let Some(path) = self.lease_path() else {
+            return;
+        };
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return,
+            Err(e) => return tracing::error!("reading leases {}: {e}", path.display()),
+        };
+        let saved: Saved = match serde_json::from_slice::<Saved>(&bytes) {
+            Ok(saved) if saved.format == FORMAT => saved,
+            Ok(s) => return tracing::error!("leases {}: format {}", path.display(), s.format),
+            Err(e) => return tracing::error!("reading leases {}: {e}", path.display()),
+        };
+        let now = since_epoch();
+        let mut by_network: BTreeMap<String, Vec<Lease>> = BTreeMap::new();
+        for l in saved.leases {
+            let Some(client_id) = unhex(&l.client_id) else {
+                continue;
+            };
+            by_network.entry(l.network).or_default().push(Lease {
+                address: l.address,
+                mac: l.mac.0,
+                port: l.port,
+                client_id,
+                host_name: l.name,
+                remaining: Duration::from_secs(l.ends.saturating_sub(now)),
+            });
+        }
+        for (network, leases) in by_network {
+            if let (Some(id), Some(worker)) =
+                (self.networks.get(&network).copied(), self.workers.first())
+            {
+                let _ = worker.call(move |w| {
+                    let now = w.cx.now;
+                    w.stage.gateway.restore_leases(id, &leases, now);
+                });
+            }
+        }
+    }
+
+    /// Before the workers stop.
+    pub(super) fn end_services(&mut self) {
+        if !self.workers.is_empty() && !self.serving.config.networks.is_empty() {
+            self.save_leases();
+        }
+    }
+
+    /// After the workers have stopped: who asked resolvers for them.
+    pub(super) fn end_forwarders(&mut self) {
+        self.serving.forwarders.clear();
+    }
+}
