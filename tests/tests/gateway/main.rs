@@ -1,6 +1,7 @@
 //! The gateway: a router in the switch, with real containers on its networks.
 
 mod abuse;
+mod commands;
 mod nat;
 mod rfc;
 mod routing;
