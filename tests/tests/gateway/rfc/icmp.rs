@@ -97,14 +97,14 @@ assert r is None, r
 }
 
 #[test]
-fn icmp_queries_hairpin() {
+fn icmp_queries_of_the_external_address_are_answered() {
     let lab = tap_lab!("rfc-icmp-hairpin");
     let s = plain_site(&lab);
     program(
         &s,
         "
 from scapy.all import *
-# REQ-7 for queries: a's mapping is made by asking outside; the gateway's own echo isn't in the way of that identifier.
+# The gateway answers for its address, whatever identifiers others have in use.
 inside, other = wire('a'), wire('b')
 inside.send(bytes(Ether(dst=LAN)/IP(src=A, dst=FAR)/ICMP(id=777)/b'ping'))
 assert sniff_for(inside, lambda p: ICMP in p and p[ICMP].type == 0)

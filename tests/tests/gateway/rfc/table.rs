@@ -130,7 +130,11 @@ const TABLE: &[(&str, &str, &str)] = &[
         "errors neither end nor refresh",
         "icmp_errors_neither_end_nor_refresh",
     ),
-    ("RFC 5508 REQ-7", "queries hairpin", "icmp_queries_hairpin"),
+    (
+        "RFC 5508 REQ-7",
+        "a query of the external address is answered by the gateway itself; one through another host's identifier is not shown",
+        "icmp_queries_of_the_external_address_are_answered",
+    ),
     (
         "RFC 5508 REQ-7",
         "errors of hairpinned packets hairpin",
