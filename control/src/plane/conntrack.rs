@@ -117,7 +117,8 @@ impl Matcher {
         let protocol = match &filter.protocol {
             None => None,
             Some(p) => {
-                let known = (0..=255).find(|n| protocol_name(*n) == p.to_lowercase());
+                let known = (0..=255)
+                    .find(|n| p.parse() == Ok(*n) || protocol_name(*n) == p.to_lowercase());
                 Some(known.ok_or_else(|| {
                     let remedy = "use tcp, udp, icmp, icmp6, sctp or a number";
                     wrong(

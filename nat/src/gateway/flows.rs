@@ -175,6 +175,27 @@ impl Pools {
         Some((leased, internal.end))
     }
 
+    /// Where a packet from inside to an external endpoint leads, whatever the filtering, and the endpoint's network.
+    pub(crate) fn hairpin(
+        &mut self,
+        proto: u8,
+        external: Endpoint,
+        remote: IpAddr,
+    ) -> Option<(Leased, Endpoint, NetworkId)> {
+        let pools = (0u16..).zip(&mut self.0);
+        let mut pools = pools.filter_map(|(i, p)| Some((i, p.as_mut().filter(|p| p.snat)?)));
+        pools.find_map(|(i, p)| {
+            let (lease, internal) = p.pool.lease_hairpin(proto, external, remote)?;
+            let leased = Leased {
+                pool: i,
+                epoch: p.epoch,
+                lease,
+                remote,
+            };
+            Some((leased, internal.end, NetworkId(i)))
+        })
+    }
+
     pub(crate) fn release(&mut self, now: Nanos, leased: Leased) {
         if let Some(pool) = self.at(NetworkId(leased.pool))
             && pool.epoch == leased.epoch

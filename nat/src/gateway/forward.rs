@@ -346,7 +346,8 @@ impl Gateway {
         }
     }
 
-    /// A packet to one of our addresses that isn't translated: echo requests are answered.
+    /// A packet to one of our addresses that isn't translated: echo requests are answered. TCP from outside gets no reset: an end
+    /// inside may be about to open the same connection (RFC 5382 REQ-4), or to have a forgotten one taken up again.
     pub(super) fn local(
         &mut self,
         cx: &mut Cx,
@@ -364,6 +365,7 @@ impl Gateway {
                 if e.meta.l4 == L4::Udp {
                     self.answer(cx, bridge, network, e, Cause::PortUnreachable);
                 } else if let (L4::Tcp, Some(own)) = (e.meta.l4, self.interface(network))
+                    && !own.config.uplink
                     && let Ok(reset) = reply::tcp_reset(&e.frame, &e.meta, own.config.mac)
                 {
                     let vid = own.config.vid;

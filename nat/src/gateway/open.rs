@@ -2,8 +2,8 @@
 //!
 //! In the order of netfilter's hooks: published ports and mappings in use say where it really goes (DNAT), the route says by which
 //! network, policy whether, and the network whether its source is translated (SNAT). A connection that comes back into
-//! the network it came from (hairpin, RFC 4787 REQ-9) gets the gateway's own address as its source, or else the answers would
-//! take a short cut that doesn't translate them.
+//! the network it came from (hairpin) gets the gateway's own address as its source, or else the answers would
+//! take a short cut that doesn't translate them; one to another host's mapping has its own external endpoint (RFC 4787 REQ-9a).
 
 use super::flows::{Flow, Way, ZONE};
 use super::forward::{Follow, Outcome};
@@ -26,6 +26,9 @@ fn ends(t: &Tuple) -> (Endpoint, Endpoint) {
     )
 }
 
+/// Where a connection to one of our addresses leads, by which lease, through which network's mapping.
+type Inbound = (Endpoint, Option<flows::Leased>, Option<NetworkId>);
+
 impl Gateway {
     /// Judges the first packet of a connection, enters it and sends the packet on.
     pub(super) fn open(
@@ -41,11 +44,11 @@ impl Gateway {
         let (src, asked) = ends(&original);
         let mut lease = None;
         let mut dst = asked;
-        let addressed = self.is_own(asked.addr) || self.is_external(network, asked);
-        let mut inside = None;
+        let addressed = self.is_own(asked.addr) || self.is_external(asked);
+        let (mut inside, mut through) = (None, None);
         if addressed {
             match self.inbound(cx, bridge, network, original.proto, src, asked) {
-                Some((to, leased)) => (dst, inside) = (to, leased),
+                Some(found) => (dst, inside, through) = found,
                 None => return self.local(cx, bridge, network, e).map(|o| (o, None)),
             }
         }
@@ -64,7 +67,7 @@ impl Gateway {
         };
         let hairpin = addressed && out.network == network;
         let mut source = src;
-        if hairpin || self.snat(network, out.network) {
+        if through.is_some() || hairpin || self.snat(network, out.network) {
             let internal = Internal {
                 zone: ZONE,
                 proto: original.proto,
@@ -73,7 +76,8 @@ impl Gateway {
             let random = self.random();
             let tracking = self.tracking.as_deref_mut().ok_or(DropReason::NoRoute)?;
             let pools = &mut tracking.flows.pools;
-            match pools.lease(now, out.network, internal, dst.addr, random) {
+            let of = through.unwrap_or(out.network);
+            match pools.lease(now, of, internal, dst.addr, random) {
                 Ok((leased, external)) => (lease, source) = (Some(leased), external),
                 Err(_) => {
                     self.give_back(cx, inside);
@@ -197,13 +201,16 @@ impl Gateway {
     }
 
     /// Whether an address that isn't an interface's is one of a network's external ones.
-    fn is_external(&self, network: NetworkId, to: Endpoint) -> bool {
-        self.interface(network)
-            .and_then(|i| i.config.snat.as_ref())
-            .is_some_and(|s| s.addresses.contains(&to.addr))
+    fn is_external(&self, to: Endpoint) -> bool {
+        let mut snat = self.interfaces.iter().flatten();
+        snat.any(|i| {
+            let s = i.config.snat.as_ref();
+            s.is_some_and(|s| s.addresses.contains(&to.addr))
+        })
     }
 
-    /// Where a connection to one of our addresses leads: a published port, or a mapping that lets it in.
+    /// Where a connection to one of our addresses leads: a published port, or a mapping that lets it in; of a host inside
+    /// also the network whose mapping it goes through.
     fn inbound(
         &mut self,
         cx: &mut Cx,
@@ -212,14 +219,19 @@ impl Gateway {
         proto: u8,
         from: Endpoint,
         to: Endpoint,
-    ) -> Option<(Endpoint, Option<flows::Leased>)> {
+    ) -> Option<Inbound> {
         if let Some(backend) = self.backend(cx, bridge, network, proto, from, to) {
-            return Some((backend, None));
+            return Some((backend, None, None));
         }
+        let outside = self.interface(network)?.config.uplink;
         let tracking = self.tracking.as_deref_mut()?;
         let pools = &mut tracking.flows.pools;
+        if !outside {
+            let (leased, internal, of) = pools.hairpin(proto, to, from.addr)?;
+            return Some((internal, Some(leased), Some(of)));
+        }
         let (leased, internal) = pools.inbound(network, proto, to, from.addr)?;
-        Some((internal, Some(leased)))
+        Some((internal, Some(leased), None))
     }
 
     /// The back end of a published port.

@@ -266,6 +266,19 @@ impl PortPool {
         Some((self.share(index, remote), internal))
     }
 
+    /// As [`PortPool::lease_inbound`], for a host inside: filtering is of what comes from outside.
+    pub fn lease_hairpin(
+        &mut self,
+        proto: u8,
+        external: Endpoint,
+        remote: IpAddr,
+    ) -> Option<(PortLease, Internal)> {
+        let address = self.address_index(external.addr)?;
+        let index = self.mappings.outside(address, proto, external.port)?;
+        let internal = self.mappings.get(index).internal;
+        Some((self.share(index, remote), internal))
+    }
+
     /// Where a packet from `remote` to an external endpoint goes that belongs to no flow.
     #[must_use]
     pub fn inbound(&self, proto: u8, external: Endpoint, remote: IpAddr) -> Inbound {

@@ -1,6 +1,9 @@
 //! The gateway: a router in the switch, with real containers on its networks.
 
+mod abuse;
+mod commands;
 mod nat;
 mod policy;
+mod rfc;
 mod routing;
 mod services;
