@@ -183,7 +183,12 @@ pub(crate) fn sleeps(pids: &[i32]) -> anyhow::Result<u64> {
                 .with_context(|| format!("reading {dir}"))?
                 .path()
                 .join("status");
-            sum += number(&path.to_string_lossy(), "voluntary_ctxt_switches")?;
+            match number(&path.to_string_lossy(), "voluntary_ctxt_switches") {
+                Ok(n) => sum += n,
+                // The thread has ended since the directory was read.
+                Err(_) if !path.exists() => {}
+                Err(e) => return Err(e),
+            }
         }
     }
     Ok(sum)

@@ -22,7 +22,7 @@ s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, socket.inet_pton(socke
 print('joined', flush=True)
 time.sleep(60)
 ";
-/// Sends ten datagrams to a group.
+/// Sends ten datagrams to a group, each longer than the one before, so that no two are joined on the way.
 const SEND: &str = "\
 import socket, sys
 v6 = ':' in sys.argv[1]
@@ -33,7 +33,7 @@ if v6:
 else:
     s.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, b'\\0' * 8 + i.to_bytes(4, sys.byteorder))
 for n in range(10):
-    s.sendto(b'hello', (sys.argv[1], 5000))
+    s.sendto(b'hello' + b'!' * n, (sys.argv[1], 5000))
 ";
 const PYTHON: &str = "/usr/bin/python3";
 
