@@ -39,7 +39,8 @@ fuzz_target!(|text: &str| {
     let sections = topology.networks.len()
         + topology.ports.len()
         + topology.mirrors.len()
-        + topology.publish.len();
+        + topology.publish.len()
+        + topology.policies.len();
     let all = sections + usize::from(topology.conntrack != Topology::default().conntrack);
     assert_eq!(diff(&Topology::default(), &topology).len(), all);
     assert_eq!(diff(&topology, &Topology::default()).len(), all);
