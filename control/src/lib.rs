@@ -14,6 +14,7 @@ pub mod daemon;
 pub mod daemon_cli;
 mod demo;
 pub mod events;
+mod fnv;
 pub mod handover;
 mod interface;
 pub mod logging;

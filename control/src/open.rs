@@ -218,10 +218,7 @@ fn near_end(name: &str) -> String {
     if plain && name.len() <= 12 {
         return format!("vs-{name}");
     }
-    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325, |h: u64, b| {
-        (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
-    });
-    format!("vs-{:012x}", hash >> 16)
+    format!("vs-{:012x}", crate::fnv::hash(name.bytes()) >> 16)
 }
 
 /// Removes what a daemon that crashed left of a port that it is restoring: its veth pair. TAPs go with their fd.

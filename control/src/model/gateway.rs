@@ -102,10 +102,7 @@ impl Gateway {
         if let Some(m) = &self.mac {
             return m.0;
         }
-        let hash = network.bytes().fold(0xcbf2_9ce4_8422_2325, |h: u64, b| {
-            (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
-        });
-        let [.., a, b, c] = hash.to_be_bytes();
+        let [.., a, b, c] = crate::fnv::hash(network.bytes()).to_be_bytes();
         MacAddr([0x02, b'v', b's', a, b, c])
     }
 

@@ -31,9 +31,7 @@ pub(super) fn addressed<'a>(state: Option<&Path>, name: &str, port: &'a Port) ->
 /// A unicast, locally administered address (IEEE 802 8.4): FNV-1a, mixed so that the low octets hang on all of it.
 fn made_of(parts: &[&[u8]]) -> MacAddr {
     let bytes = parts.iter().flat_map(|p| p.iter().chain(&[0xff]));
-    let hash = bytes.fold(0xcbf2_9ce4_8422_2325, |h: u64, b| {
-        (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let hash = crate::fnv::hash(bytes.copied());
     let [a, b, c, d, e, f, ..] = (hash ^ hash >> 29)
         .wrapping_mul(0xbf58_476d_1ce4_e5b9)
         .to_be_bytes();

@@ -2,7 +2,7 @@
 //!
 //! Requests are few, so they are copied; answers are short, so they are summed here.
 
-use super::{addresses, resolve};
+use super::resolve;
 use crate::verify::l4_sum_is_right;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use vswitch_core::frame::{Entry, Frame};
@@ -41,7 +41,7 @@ pub(super) fn icmp6_type(e: &Entry) -> Option<u8> {
 /// Reads a datagram; `None` if its checksum or length is wrong.
 pub(super) fn read(e: &Entry) -> Option<Datagram> {
     port_of(e)?;
-    let (src, dst) = addresses(e.frame.head(), &e.meta)?;
+    let (src, dst) = e.meta.addresses(e.frame.head())?;
     let all = e.frame.to_vec();
     let udp = all.get(usize::from(e.meta.l4_off)..e.meta.l3_end as usize)?;
     let field = |at: usize| Some(u16::from_be_bytes(*udp.get(at..)?.first_chunk()?));
@@ -60,7 +60,7 @@ pub(super) fn read(e: &Entry) -> Option<Datagram> {
 /// Reads an ICMPv6 message: source, hop limit, message. `None` if its checksum is wrong.
 pub(super) fn read_icmp6(e: &Entry) -> Option<(Ipv6Addr, u8, Vec<u8>)> {
     icmp6_type(e)?;
-    let (IpAddr::V6(src), _) = addresses(e.frame.head(), &e.meta)? else {
+    let (IpAddr::V6(src), _) = e.meta.addresses(e.frame.head())? else {
         return None;
     };
     if !e.frame.vnet.needs_csum && !l4_sum_is_right(&e.frame, &e.meta) {

@@ -6,7 +6,7 @@
 
 use super::flows::{Way, index};
 use super::neigh::Resolved;
-use super::{Gateway, addresses, local};
+use super::{Gateway, local};
 use crate::conntrack::{ConnId, Dir, Packet, Track};
 use crate::hop::{self, Ttl};
 use crate::reply::{self, Cause};
@@ -66,7 +66,10 @@ impl Gateway {
         network: NetworkId,
         e: &mut Entry,
     ) -> Result<Outcome, DropReason> {
-        let (src, dst) = addresses(e.frame.head(), &e.meta).ok_or(DropReason::BadPacket)?;
+        let (src, dst) = e
+            .meta
+            .addresses(e.frame.head())
+            .ok_or(DropReason::BadPacket)?;
         self.check(network, src, dst)?;
         if e.meta.fragment {
             return self.fragment(cx, bridge, network, e);
@@ -290,7 +293,7 @@ impl Gateway {
         cause: Cause,
     ) {
         let (Some(own), Some((src, _))) =
-            (self.interface(network), addresses(e.frame.head(), &e.meta))
+            (self.interface(network), e.meta.addresses(e.frame.head()))
         else {
             return;
         };
@@ -317,7 +320,7 @@ impl Gateway {
         let Some(meta) = vswitch_core::wire::parse(frame.head(), frame.len()) else {
             return;
         };
-        let Some((src, _)) = addresses(frame.head(), &meta) else {
+        let Some((src, _)) = meta.addresses(frame.head()) else {
             return;
         };
         let Some(own) = self.interface(network) else {
@@ -358,7 +361,10 @@ impl Gateway {
         if self.serve(cx, bridge, network, e) {
             return Err(DropReason::Consumed);
         }
-        let (src, _) = addresses(e.frame.head(), &e.meta).ok_or(DropReason::BadPacket)?;
+        let (src, _) = e
+            .meta
+            .addresses(e.frame.head())
+            .ok_or(DropReason::BadPacket)?;
         match local::echo(e) {
             Ok(()) => {}
             Err(why) => {

@@ -194,7 +194,7 @@ impl Gateway {
         let (vid, mac) = (own.config.vid, own.config.mac);
         if let (Ok(reset), Some((src, _))) = (
             reply::tcp_reset(&e.frame, &e.meta, mac),
-            super::addresses(e.frame.head(), &e.meta),
+            e.meta.addresses(e.frame.head()),
         ) && self.limiter.admit(cx.now, src)
         {
             let _ = bridge.originate(cx, network, vid, reset, Origin::Switch);

@@ -1,6 +1,5 @@
 //! Packets for the gateway itself: echo requests are answered in place.
 
-use super::addresses;
 use std::net::IpAddr;
 use vswitch_core::frame::{DropReason, Entry};
 use vswitch_core::wire::{L3, L4, csum};
@@ -22,7 +21,10 @@ pub(super) fn echo(e: &mut Entry) -> Result<(), DropReason> {
         L4::Icmp6 => (ECHO6_REQUEST, 129),
         _ => return Err(OTHER),
     };
-    let (src, dst) = addresses(e.frame.head(), &e.meta).ok_or(DropReason::BadPacket)?;
+    let (src, dst) = e
+        .meta
+        .addresses(e.frame.head())
+        .ok_or(DropReason::BadPacket)?;
     let body = e
         .frame
         .head_mut()

@@ -257,7 +257,6 @@ impl Gateway {
         };
         self.ingress = batch.ingress;
         let ours = cx.worker.0 == 0;
-        self.services.ingress = batch.ingress;
         for e in &mut batch.entries {
             match e.verdict {
                 Verdict::Gateway if ours => {
@@ -457,20 +456,4 @@ fn normalise(e: &mut Entry) -> Result<(), DropReason> {
         .ok_or(DropReason::BadPacket)?
         .copy_from_slice(&ethertype);
     Ok(())
-}
-
-/// Source and destination of a packet that parsed.
-fn addresses(head: &[u8], meta: &Meta) -> Option<(IpAddr, IpAddr)> {
-    let ip = head.get(usize::from(meta.l3_off)..)?;
-    Some(match meta.l3 {
-        L3::V4 => (
-            IpAddr::from(*ip.get(12..)?.first_chunk::<4>()?),
-            IpAddr::from(*ip.get(16..)?.first_chunk::<4>()?),
-        ),
-        L3::V6 => (
-            IpAddr::from(*ip.get(8..)?.first_chunk::<16>()?),
-            IpAddr::from(*ip.get(24..)?.first_chunk::<16>()?),
-        ),
-        _ => return None,
-    })
 }

@@ -3,9 +3,9 @@
 //! RFC 5508 REQ-3 to REQ-6: an error whose quote is of no connection, or not of what is under way, is dropped; inner addresses and
 //! ports become those its receiver knows; its source is translated only if it is the connection's own end.
 
+use super::Gateway;
 use super::flows::ZONE;
 use super::forward::Outcome;
-use super::{Gateway, addresses};
 use crate::Endpoint;
 use crate::conntrack::{Dir, Tuple};
 use crate::hop::{self, Ttl};
@@ -57,7 +57,10 @@ impl Gateway {
         // The packet quoted went the other way; as its sender knows it, it has that direction's own tuple.
         let sent = *conn.tuple(dir.flip());
         let back = *conn.tuple(dir);
-        let (outer_src, _) = addresses(e.frame.head(), &e.meta).ok_or(DropReason::BadPacket)?;
+        let (outer_src, _) = e
+            .meta
+            .addresses(e.frame.head())
+            .ok_or(DropReason::BadPacket)?;
         let translated = sent.dst() != back.src();
         // The end itself, or a router behind a published port, is known outside by the connection's address only.
         let hidden = outer_src == back.src() || translated && dir == Dir::Reply;

@@ -10,8 +10,8 @@
 //!
 //! A zone is a network, not a VLAN: hosts with the same address in two VLANs of one network share their connections.
 
+use super::Gateway;
 use super::judge::{echo, icmp, key, tell};
-use super::{Gateway, addresses};
 use crate::conntrack::{ConnId, Dir, Hit, Packet, Pending, Track, User, proto};
 use crate::frag::FragmentHeader;
 use crate::policy::{Action, Compiled, Decision, Key, Mark, State};
@@ -42,7 +42,7 @@ pub(super) struct Cleared {
 
 impl Cleared {
     fn hash(&self, network: NetworkId, e: &Entry, id: u32) -> u64 {
-        let ends = addresses(e.frame.head(), &e.meta);
+        let ends = e.meta.addresses(e.frame.head());
         self.hasher.hash_one((network.0, ends, e.meta.proto, id))
     }
 
@@ -336,7 +336,10 @@ impl Gateway {
         network: NetworkId,
         e: &mut Entry,
     ) -> Result<(), DropReason> {
-        let (src, dst) = addresses(e.frame.head(), &e.meta).ok_or(DropReason::BadPacket)?;
+        let (src, dst) = e
+            .meta
+            .addresses(e.frame.head())
+            .ok_or(DropReason::BadPacket)?;
         let key = self.stateless(network, e, (src, dst), State::New);
         let (decision, key) = self.screen_key(cx, policy, e, key, &Target::Anywhere);
         let decision = policy.charge(decision, cx.now);
@@ -390,7 +393,10 @@ impl Gateway {
         e: &mut Entry,
         target: &Target,
     ) -> Result<(), DropReason> {
-        let ends = addresses(e.frame.head(), &e.meta).ok_or(DropReason::BadPacket)?;
+        let ends = e
+            .meta
+            .addresses(e.frame.head())
+            .ok_or(DropReason::BadPacket)?;
         let known = super::related::quoted(e, zone(network)).is_some_and(|tuple| {
             let tracking = self.tracking.as_deref();
             tracking.is_some_and(|t| t.conns.lookup_inner(&tuple).is_some())
@@ -420,7 +426,7 @@ impl Gateway {
         e: &Entry,
         decision: Decision,
     ) -> Result<(), DropReason> {
-        let to = addresses(e.frame.head(), &e.meta);
+        let to = e.meta.addresses(e.frame.head());
         if let (Action::Reject, Some((src, _))) = (decision.action, to) {
             let answer = if e.meta.l4 == L4::Tcp {
                 reply::tcp_reset(&e.frame, &e.meta, e.meta.dst).ok()

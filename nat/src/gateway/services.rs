@@ -76,8 +76,6 @@ pub(super) struct Services {
     /// By network.
     networks: Vec<Option<Box<Served>>>,
     ports: HashMap<PortId, Arc<str>, foldhash::quality::RandomState>,
-    /// Where the frames in hand came in.
-    pub(super) ingress: PortId,
     changes: VecDeque<(NetworkId, Change)>,
 }
 
@@ -328,7 +326,7 @@ impl Gateway {
 
     fn dhcp(&mut self, cx: &mut Cx, bridge: &mut Bridge, network: NetworkId, e: &Entry) -> bool {
         let (services, neighbours) = (&mut self.services, &self.neighbours);
-        let ingress = services.ingress;
+        let ingress = self.ingress;
         let port = services.ports.get(&ingress).cloned();
         let Some(server) = services.get(network).and_then(|s| s.dhcp.as_mut()) else {
             return false;
@@ -416,7 +414,7 @@ impl Gateway {
     }
 
     fn dns(&mut self, cx: &mut Cx, bridge: &mut Bridge, network: NetworkId, e: &Entry) -> bool {
-        let port = u32::from(self.services.ingress.0);
+        let port = u32::from(self.ingress.0);
         let Some(Datagram { from, to, payload }) = datagram::read(e) else {
             // A damaged question isn't answered at all.
             return self.services.get(network).is_some_and(|s| s.dns.is_some());

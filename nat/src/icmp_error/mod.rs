@@ -17,7 +17,7 @@ use crate::rewrite::{Icmp, icmp_kind, icmp6_kind, left_to_offload};
 use crate::{Endpoint, crc32c, verify};
 use std::net::IpAddr;
 use vswitch_core::frame::Frame;
-use vswitch_core::wire::{L3, L4, Meta, csum};
+use vswitch_core::wire::{L4, Meta, csum};
 
 /// Why a message isn't translated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -114,8 +114,7 @@ impl QuotedError {
         }
         let h: &[u8; 8] = message.first_chunk().ok_or(ErrorReject::Truncated)?;
         let kind = if v6 { kind6(h) } else { kind4(h) }?;
-        let outer = addresses(head.get(l3_at..).unwrap_or_default(), meta.l3)
-            .ok_or(ErrorReject::NotError)?;
+        let outer = meta.addresses(head).ok_or(ErrorReject::NotError)?;
         let partial = left_to_offload(frame, meta);
         if !partial && !verify::l4_sum_is_right(frame, meta) {
             return Err(ErrorReject::Checksum);
@@ -269,21 +268,6 @@ fn quote_len(h: &[u8; 8], v6: bool, there: usize) -> usize {
         _ => 0,
     };
     if told >= 128 { told.min(there) } else { there }
-}
-
-fn addresses(ip: &[u8], l3: L3) -> Option<(IpAddr, IpAddr)> {
-    match l3 {
-        L3::V4 => {
-            let [.., s0, s1, s2, s3, d0, d1, d2, d3] = *ip.first_chunk::<20>()?;
-            Some(([s0, s1, s2, s3].into(), [d0, d1, d2, d3].into()))
-        }
-        L3::V6 => {
-            let src: &[u8; 16] = ip.get(8..)?.first_chunk()?;
-            let dst: &[u8; 16] = ip.get(24..)?.first_chunk()?;
-            Some(((*src).into(), (*dst).into()))
-        }
-        _ => None,
-    }
 }
 
 /// Words written at even distances from the ICMP header, and what they change its sum by.

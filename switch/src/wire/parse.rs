@@ -5,6 +5,7 @@
 //! L3 header isn't an error here: the frame is [`L3::Other`] and only who needs L3 drops it.
 
 use super::MacAddr;
+use std::net::IpAddr;
 
 /// An EtherType (IEEE 802 numbers).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -101,6 +102,25 @@ pub struct Meta {
     pub fragment: bool,
     /// End of the IP packet by its own length field; what follows is Ethernet padding.
     pub l3_end: u32,
+}
+
+impl Meta {
+    /// Source and destination of an IPv4 or IPv6 packet; `head` is the frame that was parsed.
+    #[must_use]
+    pub fn addresses(&self, head: &[u8]) -> Option<(IpAddr, IpAddr)> {
+        let ip = head.get(usize::from(self.l3_off)..)?;
+        Some(match self.l3 {
+            L3::V4 => (
+                IpAddr::from(*ip.get(12..)?.first_chunk::<4>()?),
+                IpAddr::from(*ip.get(16..)?.first_chunk::<4>()?),
+            ),
+            L3::V6 => (
+                IpAddr::from(*ip.get(8..)?.first_chunk::<16>()?),
+                IpAddr::from(*ip.get(24..)?.first_chunk::<16>()?),
+            ),
+            _ => return None,
+        })
+    }
 }
 
 const ETH_LEN: usize = 14;
