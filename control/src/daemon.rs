@@ -37,6 +37,8 @@ pub struct Options {
     pub group: Option<String>,
     /// Workers, 1 to 64.
     pub workers: u16,
+    /// Whether the first works alone until it is at its limit.
+    pub shared: bool,
     /// How long a worker looks for more work before it sleeps.
     pub spin: Duration,
     /// Where state is kept; none keeps none.
@@ -53,6 +55,7 @@ impl Default for Options {
             socket: None,
             group: None,
             workers: 1,
+            shared: false,
             spin: Duration::ZERO,
             state: None,
             topology: None,
@@ -115,6 +118,7 @@ impl Daemon {
         let (intake, sink) = Intake::new();
         let config = WorkerConfig {
             workers: options.workers,
+            shared: options.shared,
             spin: options.spin,
             events: sink,
         };
@@ -128,7 +132,7 @@ impl Daemon {
             source,
         })?;
         let (watch, watches) = mpsc::unbounded_channel();
-        let mut plane = Plane::new(workers, state, Bus::new(), watch);
+        let mut plane = Plane::new(workers, options.shared, state, Bus::new(), watch);
         let applied = if fresh {
             plane.apply(saved)
         } else {
@@ -233,7 +237,11 @@ impl Control {
             each.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {
                 each.tick().await;
-                crate::api::lock(&tended).tend_services();
+                let idle = crate::api::lock(&tended).tend_services();
+                // Who serves nothing isn't woken every second.
+                if let Some(changed) = idle {
+                    changed.notified().await;
+                }
             }
         });
         let noticing = plane.clone();

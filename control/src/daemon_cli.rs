@@ -85,9 +85,16 @@ struct Run {
     /// Log more; twice for most.
     #[arg(short, long, action = clap::ArgAction::Count)]
     verbose: u8,
-    /// Workers of the data path, 1 to 64 [default: 1].
+    /// Workers of the data path, 1 to 64, all of them always in use [default: one, and on two or more processors another
+    /// that helps while the first is at its limit].
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=64))]
     workers: Option<u16>,
+}
+
+/// Two where they can run side by side: more take part by being asked for.
+fn default_workers() -> u16 {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    processors.min(2) as u16
 }
 
 /// The command line's definition, for documents.
@@ -168,6 +175,7 @@ fn options(run: &Run, config: Config) -> anyhow::Result<Options> {
     };
     let keeps = !run.no_state && config.keep_state.unwrap_or(true);
     let state = run.state.clone().or(config.state);
+    let fixed = run.workers.or(config.workers);
     Ok(Options {
         socket: Some(
             run.socket
@@ -176,7 +184,8 @@ fn options(run: &Run, config: Config) -> anyhow::Result<Options> {
                 .unwrap_or_else(default_socket),
         ),
         group: run.group.clone().or(config.group),
-        workers: run.workers.or(config.workers).unwrap_or(1),
+        workers: fixed.unwrap_or_else(default_workers),
+        shared: fixed.is_none(),
         spin: Duration::from_micros(config.spin_us.unwrap_or(SPIN_US).into()),
         state: keeps.then(|| state.unwrap_or_else(default_state)),
         topology,

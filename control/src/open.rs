@@ -15,6 +15,14 @@ use vswitch_core::port::tap::Tap;
 use vswitch_core::port::unix::{Address, UnixError};
 use vswitch_core::sys::{pidfd, ring, tun};
 
+/// Who is to serve a port.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Workers {
+    pub(crate) count: usize,
+    /// Whether the others get frames only when the first is at its limit and asks for it.
+    pub(crate) shared: bool,
+}
+
 /// An open port, not yet in the switch.
 #[derive(Debug)]
 pub(crate) struct Opened {
@@ -46,7 +54,7 @@ fn refused(name: &str, reason: impl ToString, remedy: &str) -> Refusal {
 pub(crate) fn open(
     name: &str,
     port: &Port,
-    workers: usize,
+    workers: Workers,
     handed: Option<&OwnedFd>,
 ) -> Result<Opened, Refusal> {
     match port.kind {
@@ -81,7 +89,7 @@ fn handed_tap(name: &str, handed: Option<&OwnedFd>) -> Result<Opened, Refusal> {
     })
 }
 
-fn open_packet(name: &str, port: &Port, workers: usize) -> Result<Opened, Refusal> {
+fn open_packet(name: &str, port: &Port, workers: Workers) -> Result<Opened, Refusal> {
     let device = port.device_name(name);
     nix::net::if_::if_nametoindex(device).map_err(|e| {
         let reason = format!("interface `{device}`: {}", e.desc());
@@ -91,9 +99,11 @@ fn open_packet(name: &str, port: &Port, workers: usize) -> Result<Opened, Refusa
             "name an interface of the daemon's namespace with --device",
         )
     })?;
+    // Sockets of a fanout group can't be left out for a time as queues of a TAP can: the first worker has the only one.
+    let count = if workers.shared { 1 } else { workers.count };
     let mut options = PacketOptions {
         promiscuous: true,
-        fanout: (workers > 1).then_some(Fanout::New),
+        fanout: (count > 1).then_some(Fanout::New),
         receive: match port.receive {
             model::Receive::Socket => Receive::Socket,
             model::Receive::Ring => Receive::Ring {
@@ -102,7 +112,7 @@ fn open_packet(name: &str, port: &Port, workers: usize) -> Result<Opened, Refusa
         },
     };
     let mut queues: Vec<Box<dyn PortIo>> = Vec::new();
-    for _ in 0..workers {
+    for _ in 0..count {
         let queue = PacketPort::open_in_current_netns(device, options)
             .map_err(|e| refused(name, e, "AF_PACKET needs CAP_NET_RAW"))?;
         options.fanout = queue.fanout().map(Fanout::Join);
@@ -186,12 +196,18 @@ fn configure(name: &str, port: &Port) -> Result<(), Refusal> {
     })
 }
 
-fn open_tap(name: &str, port: &Port, workers: usize) -> Result<Opened, Refusal> {
+fn open_tap(name: &str, port: &Port, workers: Workers) -> Result<Opened, Refusal> {
     let device = port.device_name(name);
     let process = process(name, port)?;
     let taps = inside(name, port, || {
-        (0..workers)
-            .map(|_| Tap::open(device, workers > 1, Offloads::ALL))
+        (0..workers.count)
+            .map(|i| {
+                let mut tap = Tap::open(device, workers.count > 1, Offloads::ALL)?;
+                if workers.shared && i > 0 {
+                    tap.set_attached(false);
+                }
+                Ok(tap)
+            })
             .collect::<Result<Vec<Tap>, tun::TunError>>()
     })?;
     let taps = taps.map_err(|e| {
@@ -228,7 +244,7 @@ pub(crate) fn clear_left_behind(name: &str, port: &Port) {
     }
 }
 
-fn open_veth(name: &str, port: &Port, workers: usize) -> Result<Opened, Refusal> {
+fn open_veth(name: &str, port: &Port, workers: Workers) -> Result<Opened, Refusal> {
     let process = process(name, port)?;
     let path = netns::path_of(port.netns.as_deref().unwrap_or("/proc/self/ns/net"));
     let ns = std::fs::File::open(&path)

@@ -259,7 +259,11 @@ impl Plane {
     ) -> Result<LivePort, String> {
         let n = self.workers.len();
         let one = opened.queues.len() < n;
-        let owner = (usize::from(id.0) % n.max(1)) as u16;
+        let owner = if self.shared {
+            0
+        } else {
+            (usize::from(id.0) % n.max(1)) as u16
+        };
         let mut queues = opened.queues.into_iter();
         let mut counters = Vec::new();
         for (i, worker) in self.workers.iter().enumerate() {

@@ -31,7 +31,7 @@ pub use view::{
 use crate::events::{Bus, Record};
 use crate::interface::Veth;
 use crate::model::{Change, Port, Receive, Topology, diff};
-use crate::open::{self, Opened};
+use crate::open::{self, Opened, Workers};
 use crate::refusal::{Kind, Refusal};
 use crate::state::StateFile;
 use std::collections::BTreeMap;
@@ -79,6 +79,8 @@ pub(crate) struct Watch {
 #[derive(Debug)]
 pub struct Plane {
     workers: Vec<WorkerHandle<Pipeline>>,
+    /// Whether the first works alone until it is at its limit.
+    shared: bool,
     desired: Topology,
     networks: BTreeMap<String, NetworkId>,
     ports: BTreeMap<String, LivePort>,
@@ -105,6 +107,7 @@ type Prepared = BTreeMap<String, Result<Opened, Refusal>>;
 impl Plane {
     pub(crate) fn new(
         workers: Vec<WorkerHandle<Pipeline>>,
+        shared: bool,
         state: Option<StateFile>,
         bus: Bus,
         watches: mpsc::UnboundedSender<Watch>,
@@ -113,6 +116,7 @@ impl Plane {
         Plane {
             gateway_counters: workers.iter().filter_map(counters).collect(),
             workers,
+            shared,
             desired: Topology::default(),
             networks: BTreeMap::new(),
             ports: BTreeMap::new(),
@@ -213,7 +217,10 @@ impl Plane {
         handed: &BTreeMap<String, OwnedFd>,
         lenient: bool,
     ) -> Result<Prepared, Refusal> {
-        let workers = self.workers.len();
+        let workers = Workers {
+            count: self.workers.len(),
+            shared: self.shared,
+        };
         let mut opened = Prepared::new();
         let mut closed: Vec<String> = Vec::new();
         // First what stands beside everything there is, then what takes the place of an open port.

@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::Notify;
 use utoipa::ToSchema;
 use vswitch_core::bridge::NetworkId;
 use vswitch_core::worker::WorkerHandle;
@@ -40,6 +41,8 @@ pub(super) struct Serving {
     /// The daemon's list, as it was read last.
     resolv: String,
     unsaved: bool,
+    /// Told when the gateways' services change.
+    changed: Arc<Notify>,
 }
 
 /// A DHCP lease.
@@ -103,6 +106,7 @@ impl Plane {
         let same = config == self.serving.config;
         if !same {
             self.serving.config = config.clone();
+            self.serving.changed.notify_one();
             self.each(move |w| w.stage.gateway.configure_services(&mut w.cx, &config))?;
         }
         if let Some(worker) = self.workers.first() {
@@ -199,13 +203,12 @@ impl Plane {
     }
 
     /// What is due each second: tells of leases that changed and saves them, follows the daemon's resolvers.
-    pub(crate) fn tend_services(&mut self) {
+    /// Where nothing is due until the services change, returns what then tells.
+    pub(crate) fn tend_services(&mut self) -> Option<Arc<Notify>> {
         if self.serving.config.networks.is_empty() && !self.serving.unsaved {
-            return;
+            return Some(self.serving.changed.clone());
         }
-        let Some(worker) = self.workers.first() else {
-            return;
-        };
+        let worker = self.workers.first()?;
         let changes = worker.call(|w| w.stage.gateway.take_lease_changes());
         for (network, change) in changes.unwrap_or_default() {
             self.serving.unsaved = true;
@@ -224,6 +227,7 @@ impl Plane {
             self.save_leases();
         }
         self.follow_resolvers();
+        None
     }
 
     fn follow_resolvers(&mut self) {

@@ -21,6 +21,7 @@ impl Rig {
     fn new(mtu: u32, change: impl FnOnce(&mut PortConfig)) -> Rig {
         let config = WorkerConfig {
             workers: 1,
+            shared: false,
             spin: Duration::ZERO,
             events: Arc::new(|_| {}),
         };

@@ -100,6 +100,11 @@ pub trait PortIo: Send + fmt::Debug {
     /// Sets the carrier that the far end sees, where the kind of port has one.
     fn set_carrier(&mut self, _up: bool) {}
 
+    /// Attaches this queue to what the kernel hands out, or detaches it (it can send all the same); false if it can't.
+    fn set_attached(&mut self, _on: bool) -> bool {
+        false
+    }
+
     /// True once after `ready_fd` changed (reconnect), so that the worker registers the new one.
     fn fd_changed(&mut self) -> bool {
         false

@@ -164,6 +164,25 @@ pub fn tap_info(fd: impl AsFd) -> Result<TapInfo, TunError> {
     })
 }
 
+/// Attaches a queue of a multi-queue device to what the kernel hands out, or detaches it: then it only sends. What waits in it is
+/// lost when it is detached. EINVAL: it is so already, or the device has a single queue.
+pub fn set_attached(fd: impl AsFd, on: bool) -> Result<(), TunError> {
+    let mut req = ifreq("")?;
+    let flag = if on {
+        libc::IFF_ATTACH_QUEUE
+    } else {
+        libc::IFF_DETACH_QUEUE
+    };
+    req.ifr_ifru.ifru_flags = flag as libc::c_short;
+    // SAFETY: TUNSETQUEUE reads an ifreq, which lives across the call.
+    let r = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TUNSETQUEUE as _, &req) };
+    Errno::result(r).map_err(|source| TunError::Ioctl {
+        act: "attaching or detaching a queue",
+        source,
+    })?;
+    Ok(())
+}
+
 /// Sets the length of the virtio-net header in bytes and reads it back.
 pub fn set_vnet_hdr_len(fd: impl AsFd, len: usize) -> Result<(), TunError> {
     let act = "setting the virtio-net header length";

@@ -48,6 +48,8 @@ pub struct WorkerConfig {
     pub workers: u16,
     /// How long a worker looks for more work before it sleeps; zero sleeps at once.
     pub spin: Duration,
+    /// Whether only the first serves the ports until it is at its limit (ports' other queues are added detached).
+    pub shared: bool,
     /// Where events go.
     pub events: EventSink,
 }

@@ -8,6 +8,8 @@
 //! transmit queues that got frames. A port is active from its readiness event (edge triggered) until it says it is
 //! empty. With no active port the worker sleeps in epoll until an event, a command or the next deadline.
 //!
+//! Workers that aren't needed all the time get frames only under load (`share.rs`).
+//!
 //! Control reaches a worker by closures ([`WorkerHandle::call`]), which run between turns.
 
 mod cx;
@@ -15,6 +17,7 @@ mod handle;
 mod output;
 mod pace;
 mod ports;
+mod share;
 mod stage;
 mod taps;
 mod turn;

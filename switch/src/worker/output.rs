@@ -52,6 +52,9 @@ pub(super) struct Slot {
     /// Captures that look at what is received.
     pub(super) taps: Taps,
     dirty: bool,
+    /// Frames received in this window, and whether other workers' queues of the port are attached (`share.rs`).
+    pub(super) recent: u32,
+    pub(super) helped: bool,
 }
 
 /// A frame or news on its way to another worker.
@@ -61,6 +64,10 @@ pub(super) enum Inbound {
     /// A frame received by this port that is for the gateway.
     Gateway(PortId, Frame),
     News(super::Sync),
+    /// The first worker asks for help with a port.
+    Help(PortId),
+    /// A helper has ended that.
+    Helped(PortId),
 }
 
 /// The way to another worker: its inbox, and how to wake it.
@@ -99,6 +106,8 @@ impl Slot {
             next_tick: Some(Nanos(0)),
             taps: Taps::default(),
             dirty: false,
+            recent: 0,
+            helped: false,
         }
     }
 }

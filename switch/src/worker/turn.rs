@@ -3,6 +3,7 @@
 use super::handle::{Command, WAKE_TOKEN};
 use super::output::{Inbound, Outputs, Peer};
 use super::pace::Pace;
+use super::share::Load;
 use super::{Cx, EventSink, LinkState, Stage, WorkerConfig};
 use crate::capture::{Receipts, TurnClock};
 use crate::clock::{Clock, Nanos};
@@ -45,6 +46,7 @@ pub struct Worker<S: Stage> {
     pub(super) receipts: Receipts,
     sink: EventSink,
     pace: Pace,
+    pub(super) load: Load,
     /// Bytes received in this turn.
     turn_bytes: usize,
     pub(super) next_tick: Nanos,
@@ -98,6 +100,7 @@ impl<S: Stage> Worker<S> {
             receipts: Receipts::default(),
             sink: config.events.clone(),
             pace: Pace::new(config.spin),
+            load: Load::new(config.shared),
             turn_bytes: 0,
             next_tick: Nanos(0),
             last_work: Nanos(0),
@@ -120,6 +123,7 @@ impl<S: Stage> Worker<S> {
     fn turn(&mut self) {
         self.cx.now = self.clock.now();
         self.taps_clock.set(self.cx.now);
+        self.measure();
         while let Ok(command) = self.commands.try_recv() {
             command(self);
             // It may have changed what the timers depend on.
@@ -142,6 +146,7 @@ impl<S: Stage> Worker<S> {
         }
         if working && self.turn_bytes > 0 {
             self.pace.worked(self.cx.now, self.turn_bytes);
+            self.load.worked(self.cx.now);
         }
         if self.cx.now >= self.next_tick {
             self.tick();
@@ -157,6 +162,7 @@ impl<S: Stage> Worker<S> {
         let timeout = if busy {
             Some(Duration::ZERO)
         } else {
+            self.load.sleeps(&self.clock);
             self.own.waker.asleep.store(true, Ordering::SeqCst);
             if !self.commands.is_empty() || !self.own.inbox.is_empty() {
                 Some(Duration::ZERO)
@@ -212,7 +218,7 @@ impl<S: Stage> Worker<S> {
     }
 
     /// Receives and handles one batch of a port; false when it has no more.
-    fn service(&mut self, port: PortId) -> bool {
+    pub(super) fn service(&mut self, port: PortId) -> bool {
         // It is put back below; a panic in between ends the worker.
         let Some(mut batch) = self.batch.take() else {
             return false;
@@ -238,6 +244,7 @@ impl<S: Stage> Worker<S> {
         batch.ingress = port;
         let state = io.recv(batch, &mut self.tally);
         self.turn_bytes += batch.bytes();
+        slot.recent = slot.recent.saturating_add(batch.entries.len() as u32);
         slot.counters.add_rx(&mut self.tally);
         let admin_down = slot.link == LinkState::AdminDown;
         if matches!(slot.link, LinkState::Down(_)) && !batch.is_empty() {
@@ -367,6 +374,8 @@ impl<S: Stage> Worker<S> {
             match self.own.inbox.pop() {
                 Some(Inbound::Frame(to, frame)) => self.out.enqueue(to, frame),
                 Some(Inbound::News(n)) => self.stage.sync(&mut self.cx, &n),
+                Some(Inbound::Help(port)) => self.help(port),
+                Some(Inbound::Helped(port)) => self.helped(port),
                 Some(Inbound::Gateway(from, frame)) => {
                     if batch.ingress != from || batch.is_full() {
                         self.process(&mut batch, false);
@@ -381,6 +390,7 @@ impl<S: Stage> Worker<S> {
         self.process(&mut batch, false);
         self.batch = Some(batch);
         if any {
+            self.load.worked(self.cx.now);
             self.finish_call();
         }
     }
@@ -435,7 +445,7 @@ impl<S: Stage> Worker<S> {
     fn tick(&mut self) {
         // Whatever the ticks do may bring the next one forward.
         self.next_tick = Nanos::MAX;
-        let mut next = self.stage.tick(&mut self.cx);
+        let mut next = self.stage.tick(&mut self.cx).min(self.tick_help());
         for i in 0..self.out.slots.len() {
             let port = PortId(i as u16);
             let Some(slot) = self.out.slot(port) else {

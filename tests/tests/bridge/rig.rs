@@ -41,6 +41,7 @@ impl Switch {
         let sink = events.clone();
         let config = WorkerConfig {
             workers,
+            shared: false,
             spin: Duration::ZERO,
             events: Arc::new(move |e| {
                 sink.lock().unwrap_or_else(PoisonError::into_inner).push(e);

@@ -1,6 +1,6 @@
-//! Several workers: a TAP with a queue for each, a veth pair whose packets are fanned out.
+//! Several workers: a TAP with a queue for each, a veth pair whose packets are fanned out; one that helps only under load.
 
-use vswitch_tests::{Daemon, tap_lab};
+use vswitch_tests::{Daemon, Node, tap_lab, wait_until};
 
 use crate::rig::container;
 
@@ -77,5 +77,55 @@ fn two_workers_share_the_flows_of_taps_and_veths() {
     // An address that its worker doesn't hear is known to the other all the same: nothing is flooded.
     let fdb = d.ctl_json(&["fdb", "show", "lan"]);
     assert_eq!(fdb.as_array().map(Vec::len), Some(4), "{fdb}");
+    d.assert_ledger();
+}
+
+/// The queues of a container's device that the kernel hands frames to.
+fn queues(node: &Node) -> usize {
+    node.ok(&["ls", "/sys/class/net/eth0/queues"])
+        .matches("rx-")
+        .count()
+}
+
+#[test]
+fn a_second_worker_helps_under_load_only() {
+    let lab = tap_lab!("sw-help");
+    let d = lab.daemon_with().start();
+    d.ctl(&["network", "add", "lan"]);
+    let a = container(&d, &lab, "a", "192.0.2.1/24", &[]);
+    let b = container(&d, &lab, "b", "192.0.2.2/24", &[]);
+    let still = container(&d, &lab, "still", "192.0.2.3/24", &[]);
+    a.assert_ping("192.0.2.2");
+    assert_eq!([&a, &b, &still].map(queues), [1, 1, 1]);
+    let _server = b.iperf3_server();
+    let before = switches(&d);
+    let load = ["iperf3", "--client", "192.0.2.2", "-t", "6", "-P", "8"];
+    let mut run = a.spawn(&load);
+    wait_until("both busy ports have two queues", || {
+        (queues(&a), queues(&b)) == (2, 2)
+    });
+    assert_eq!(queues(&still), 1, "it has no part in the load");
+    run.wait_for("iperf Done");
+    for (worker, (then, now)) in before.iter().zip(switches(&d)).enumerate() {
+        assert!(
+            now > then + 20,
+            "worker {worker} did nothing: {then}, {now}"
+        );
+    }
+    wait_until("the queues are given back", || {
+        (queues(&a), queues(&b)) == (1, 1)
+    });
+    // Whatever the kernel had noted of flows and queues, nothing is lost after.
+    for from in [&a, &b, &still] {
+        for to in ["192.0.2.1", "192.0.2.2", "192.0.2.3"] {
+            from.assert_ping(to);
+        }
+    }
+    // A port that goes while it is helped with, and comes again.
+    let run = a.spawn(&load);
+    wait_until("help again", || queues(&b) == 2);
+    d.ctl(&["port", "del", "b"]);
+    drop(run);
+    wait_until("the queue is given back", || queues(&a) == 1);
     d.assert_ledger();
 }
