@@ -12,6 +12,7 @@
 //!
 //! A frame has exactly one owner. Flooding copies it.
 
+pub(crate) mod ack;
 mod batch;
 pub(crate) mod gro;
 pub mod gso;

@@ -13,7 +13,7 @@ pub mod unix;
 
 use crate::capture::Taps;
 use crate::clock::Nanos;
-use crate::frame::{Batch, DropReason, Frame, Offloads, gro};
+use crate::frame::{Batch, DropReason, Frame, GsoType, Offloads, ack, gro};
 use crate::stats::Tally;
 use std::collections::VecDeque;
 use std::fmt;
@@ -100,6 +100,11 @@ pub trait PortIo: Send + fmt::Debug {
     /// Sets the carrier that the far end sees, where the kind of port has one.
     fn set_carrier(&mut self, _up: bool) {}
 
+    /// Whether this queue is one of several that can be attached and detached.
+    fn attaches(&self) -> bool {
+        false
+    }
+
     /// Attaches this queue to what the kernel hands out, or detaches it (it can send all the same); false if it can't.
     fn set_attached(&mut self, _on: bool) -> bool {
         false
@@ -154,6 +159,17 @@ impl TxQueue {
             self.joined += 1;
             return;
         }
+        let frame = if self.joins && self.taps.is_empty() {
+            match ack::replace(self.frames.iter_mut().rev(), frame) {
+                Ok(()) => {
+                    self.joined += 1;
+                    return;
+                }
+                Err(frame) => frame,
+            }
+        } else {
+            frame
+        };
         if self.frames.len() < self.limit {
             self.frames.push_back(frame);
         } else {
@@ -192,7 +208,11 @@ impl TxQueue {
             self.tally.frame(f.len());
             if f.merged > 0 {
                 self.joined -= usize::from(f.merged);
-                let headers = usize::from(f.vnet.hdr_len);
+                // An acknowledgement that stands for others was as long as they.
+                let headers = match f.vnet.gso {
+                    GsoType::None => f.len(),
+                    _ => usize::from(f.vnet.hdr_len),
+                };
                 (0..f.merged).for_each(|_| self.tally.frame(headers));
             }
         }

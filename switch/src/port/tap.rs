@@ -156,6 +156,10 @@ impl PortIo for Tap {
         Some(self.fd.as_fd())
     }
 
+    fn attaches(&self) -> bool {
+        self.info.multi_queue
+    }
+
     fn set_attached(&mut self, on: bool) -> bool {
         self.info.multi_queue && tun::set_attached(&self.fd, on).is_ok()
     }

@@ -137,13 +137,8 @@ impl Outputs {
             return;
         }
         if slot.io.is_none() {
-            if let Some(Some(peer)) = self.peers.get(usize::from(slot.owner)) {
-                if let Err(Inbound::Frame(_, frame)) = peer.inbox.push(Inbound::Frame(to, frame)) {
-                    slot.drop_leaving(&frame, DropReason::HandoffFull);
-                }
-                peer.waker.wake();
-            }
-            return;
+            let owner = usize::from(slot.owner);
+            return self.hand(owner, to, frame);
         }
         if gso::fits(&frame, slot.offloads, slot.mtu) {
             slot.txq.push(frame);
@@ -168,6 +163,19 @@ impl Outputs {
         if !slot.dirty {
             slot.dirty = true;
             self.dirty.push(to);
+        }
+    }
+
+    /// Gives a frame to another worker to send.
+    pub(super) fn hand(&mut self, worker: usize, to: PortId, frame: Frame) {
+        let Some(slot) = self.slots.get(to.index()).and_then(Option::as_ref) else {
+            return;
+        };
+        if let Some(Some(peer)) = self.peers.get(worker) {
+            if let Err(Inbound::Frame(_, frame)) = peer.inbox.push(Inbound::Frame(to, frame)) {
+                slot.drop_leaving(&frame, DropReason::HandoffFull);
+            }
+            peer.waker.wake();
         }
     }
 

@@ -6,13 +6,18 @@
 //! their number is left to the switch, the first serves all ports, and the queues of the others stay detached from the device
 //! (TUNSETQUEUE, drivers/net/tun.c): the kernel gives them nothing. The first measures how much of its time goes into turns with
 //! work. When that has been nearly all of it for some windows on end, it asks the others to attach their queues of the ports
-//! that are busy: the kernel then spreads flows by their hash. A worker that has helped for a while and found that both would fit into
-//! one gives the queues back. If that turns out wrong, the next request waits longer, so that nothing flaps.
+//! that are busy. The kernel gives a flow to the queue that its answers came by, so flows that are there already would stay; for a
+//! moment the first worker therefore hands half of the flows' frames to the others to send, and both directions follow. A worker
+//! that has helped for a while and found that both would fit into one gives the queues back. If that turns out wrong, the next
+//! request waits longer, so that nothing flaps.
 
 use super::output::Inbound;
 use super::{Stage, Worker};
 use crate::clock::{Clock, Nanos};
+use crate::frame::Frame;
 use crate::port::PortId;
+use crate::wire::{L4, Meta};
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// How long the first worker measures.
@@ -21,6 +26,8 @@ const WINDOW: Duration = Duration::from_millis(10);
 const HOT_WINDOWS: u32 = 3;
 /// The longest it waits, in windows, after help that wasn't worth it: 10 s.
 const MOST_WINDOWS: u32 = 1000;
+/// How long flows are moved to helpers.
+const MOVING: Duration = Duration::from_millis(100);
 /// How long a helper measures.
 const HELP_WINDOW: Duration = Duration::from_secs(1);
 /// Help that ended longer ago than this doesn't count any more.
@@ -45,6 +52,8 @@ pub(super) struct Load {
     /// Windows at the limit without a break, and how many are needed.
     hot: u32,
     needed: u32,
+    /// Until when frames are handed to helpers to send.
+    moving: Nanos,
     /// Ports that this worker helps with; for the first worker, when help last ended.
     helping: Vec<PortId>,
     ended: Nanos,
@@ -59,6 +68,7 @@ impl Load {
             working: None,
             hot: 0,
             needed: HOT_WINDOWS,
+            moving: Nanos(0),
             helping: Vec::new(),
             ended: Nanos(0),
         }
@@ -136,16 +146,29 @@ impl<S: Stage> Worker<S> {
                 continue;
             };
             let recent = std::mem::take(&mut slot.recent);
-            if !wants || slot.helped || recent == 0 || recent < all / PART {
+            let many = slot.io.as_ref().is_some_and(|io| io.attaches());
+            if !wants || !many || slot.helped || recent == 0 || recent < all / PART {
                 continue;
             }
             slot.helped = true;
+            self.load.moving = self.cx.now.after(MOVING);
             for peer in self.out.peers.iter().flatten() {
                 // A full inbox: the port stays ours for this time.
                 let _ = peer.inbox.push(Inbound::Help(PortId(i as u16)));
                 peer.waker.wake();
             }
         }
+    }
+
+    /// The worker that is to send a frame by this port, if it isn't this one.
+    #[inline]
+    pub(super) fn sender(&mut self, to: PortId, frame: &Frame, meta: &Meta) -> Option<usize> {
+        if self.load.moving <= self.cx.now || !self.out.slot(to)?.helped {
+            return None;
+        }
+        let workers = u32::from(self.cx.worker.1);
+        let index = flow(frame.head(), meta)? % workers;
+        (index != 0).then_some(index as usize)
     }
 
     /// The first worker asks for help with a port.
@@ -211,6 +234,27 @@ impl<S: Stage> Worker<S> {
         first.waker.wake();
         told
     }
+}
+
+/// A number of the flow, the same for both directions.
+fn flow(head: &[u8], meta: &Meta) -> Option<u32> {
+    let (from, to) = meta.addresses(head)?;
+    let fold = |a: IpAddr| match a {
+        IpAddr::V4(a) => a.to_bits(),
+        IpAddr::V6(a) => {
+            let bits = a.to_bits();
+            (bits ^ bits >> 32 ^ bits >> 64 ^ bits >> 96) as u32
+        }
+    };
+    let ports = match meta.l4 {
+        L4::Tcp | L4::Udp if !meta.fragment => {
+            let ports: &[u8; 4] = head.get(usize::from(meta.l4_off)..)?.first_chunk()?;
+            u32::from(ports[0] ^ ports[2]) << 8 | u32::from(ports[1] ^ ports[3])
+        }
+        _ => return None,
+    };
+    // The high bits of a product depend on all bits.
+    Some((fold(from) ^ fold(to) ^ ports).wrapping_mul(0x9e37_79b9) >> 16)
 }
 
 #[cfg(test)]

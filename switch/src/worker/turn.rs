@@ -319,7 +319,10 @@ impl<S: Stage> Worker<S> {
             return;
         }
         match self.stage.egress(&mut self.cx, from, to, &mut frame, meta) {
-            Ok(()) => self.out.enqueue(to, frame),
+            Ok(()) => match self.sender(to, &frame, meta) {
+                None => self.out.enqueue(to, frame),
+                Some(worker) => self.out.hand(worker, to, frame),
+            },
             Err(why) => {
                 if let Some(slot) = self.out.slot(to) {
                     slot.drop_leaving(&frame, why);

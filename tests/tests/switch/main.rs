@@ -3,6 +3,7 @@
 mod forwarding;
 mod guard;
 mod host_stack;
+mod joining;
 mod limits;
 mod loops;
 mod multicast;
