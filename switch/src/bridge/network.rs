@@ -1,7 +1,7 @@
 //! One network: its table, its members, its multicast state.
 
 use super::NetworkConfig;
-use super::fdb::Fdb;
+use super::fdb::{Fdb, FlushFilter};
 use super::mirror::Tap;
 use super::port::BridgePort;
 use super::snoop::{Rules, Snoop};
@@ -46,6 +46,8 @@ pub(super) struct Network {
     pub(super) query_at: usize,
     /// Ports to probe at the next tick: they have come up, or addresses moved between them.
     pub(super) fresh: Vec<(PortId, Share)>,
+    /// Ports of a loop that was cut, and when what is learned there is forgotten once more.
+    pub(super) looped: Option<(Nanos, [PortId; 2])>,
     /// Member the probing goes on at.
     pub(super) probe_at: usize,
     pub(super) next_expiry: u32,
@@ -66,6 +68,7 @@ impl Network {
             next_query: Nanos(0),
             query_at: 0,
             fresh: Vec::new(),
+            looped: None,
             probe_at: 0,
             next_expiry: u32::MAX,
             gateway: None,
@@ -83,12 +86,20 @@ impl Network {
         }
         if config.vlan_aware != self.config.vlan_aware {
             // Learned in VLANs that don't exist any more.
-            self.fdb.flush(super::fdb::FlushFilter::default());
+            self.fdb.flush(FlushFilter::default());
         }
         self.next_probe = Nanos(0);
         self.next_query = Nanos(0);
         self.next_expiry = 0;
         self.config = config;
+    }
+
+    /// Forgets the addresses learned at a port; static entries stay.
+    pub(super) fn unlearn(&mut self, port: PortId) {
+        self.fdb.flush(FlushFilter {
+            port: Some(port),
+            ..FlushFilter::default()
+        });
     }
 
     /// Has the port probed at the next tick.

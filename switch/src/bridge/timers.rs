@@ -1,6 +1,6 @@
 //! What the bridge does by time, by link changes and by news of other workers.
 
-use super::fdb::{FlushFilter, Swept};
+use super::fdb::Swept;
 use super::loop_guard::ProbeKey;
 use super::network::{Network, Share};
 use super::port::BridgePort;
@@ -28,11 +28,14 @@ fn at_sec(s: u32) -> Nanos {
     }
 }
 
+/// When what came round a loop before it was cut has arrived.
+const AFTER_LOOP: Duration = Duration::from_millis(300);
+
 /// A probe of ours came back by `from`: shuts a port if that proves a loop.
 pub(super) fn probe_returned(
     cx: &mut Cx,
     ports: &[Option<BridgePort>],
-    net: &Network,
+    net: &mut Network,
     from: PortId,
     sent: PortId,
     number: u32,
@@ -56,6 +59,18 @@ pub(super) fn probe_returned(
     };
     if state.prove(cx.now, &net.config.loop_guard) {
         cx.event(Event::LoopDetected { port: shut, other });
+        // What went round was learned where it came in again. Some of it is still on its way.
+        net.looped = Some((cx.now.after(AFTER_LOOP), [shut, other]));
+        forget_looped(cx, net, [shut, other]);
+        cx.tick_by(cx.now.after(AFTER_LOOP));
+    }
+}
+
+/// Forgets what was learned at the ends of a loop.
+fn forget_looped(cx: &mut Cx, net: &mut Network, ends: [PortId; 2]) {
+    for port in ends {
+        net.unlearn(port);
+        cx.tell(Sync::Unlearn { port });
     }
 }
 
@@ -73,6 +88,14 @@ impl Bridge {
             next = next.min(at_sec(net.next_expiry));
             if net.config.querier && net.config.snooping {
                 next = next.min(query(cx, net, &self.ports));
+            }
+            if let Some((due, ends)) = net.looped {
+                if due > cx.now {
+                    next = next.min(due);
+                } else {
+                    net.looped = None;
+                    forget_looped(cx, net, ends);
+                }
             }
             let key = &self.shared.probe_key;
             next = next.min(probe(cx, net, &self.ports, key));
@@ -108,10 +131,7 @@ impl Bridge {
             return;
         };
         if let Some(Some(net)) = self.networks.get_mut(usize::from(p.config.network.0)) {
-            net.fdb.flush(FlushFilter {
-                port: Some(port),
-                ..FlushFilter::default()
-            });
+            net.unlearn(port);
             net.snoop.remove_port(port);
         }
     }
@@ -163,6 +183,13 @@ impl Bridge {
                 }
             }
             Sync::PortDown { port } => self.forget(port),
+            Sync::Unlearn { port } => {
+                let network = self.ports.get(port.index()).and_then(Option::as_ref);
+                let network = network.map(|p| p.config.network.0);
+                if let Some(net) = network.and_then(|n| self.network_mut(n)) {
+                    net.unlearn(port);
+                }
+            }
             Sync::Group {
                 network,
                 vid,

@@ -221,7 +221,7 @@ mod tests {
         stays("one duplicate", &|f| f.head_mut()[l4 + 11] = 100);
         stays("one older", &|f| f.head_mut()[l4 + 11] = 99);
         stays("one of another sequence number", &|f| {
-            f.head_mut()[l4 + 7] = 8
+            f.head_mut()[l4 + 7] = 8;
         });
         stays("congestion echo", &|f| f.head_mut()[l4 + 13] = 0x50);
         stays("push", &|f| f.head_mut()[l4 + 13] = 0x18);

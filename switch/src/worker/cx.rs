@@ -139,6 +139,11 @@ pub enum Sync {
         /// Which.
         port: PortId,
     },
+    /// A loop went through a port: addresses learned at it are void.
+    Unlearn {
+        /// Which.
+        port: PortId,
+    },
     /// A multicast membership was heard, or ended.
     Group {
         /// Network index.

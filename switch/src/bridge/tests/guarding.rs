@@ -34,6 +34,28 @@ fn bring_back(r: &mut Rig, probes: &[(u16, Vec<u8>, Origin)]) {
 }
 
 #[test]
+fn what_was_learned_at_the_ends_of_a_loop_is_forgotten() {
+    let mut r = joined();
+    let probes = r.wait(Duration::from_millis(1));
+    r.send(1, &plain(ALL, mac(9)));
+    let known = r.send(0, &plain(mac(9), mac(1)));
+    assert_eq!((known.ports(), known.drops), (vec![1], vec![]));
+    bring_back(&mut r, &probes);
+    let flooded = r.send(0, &plain(mac(9), mac(1)));
+    assert_eq!(
+        flooded.drops,
+        [DropReason::LoopGuard],
+        "also to the shut one"
+    );
+    // A straggler that had gone round before.
+    r.send(1, &plain(ALL, mac(9)));
+    assert_eq!(r.send(0, &plain(mac(9), mac(1))).drops, []);
+    r.wait(Duration::from_millis(301));
+    let flooded = r.send(0, &plain(mac(9), mac(1)));
+    assert_eq!(flooded.drops, [DropReason::LoopGuard]);
+}
+
+#[test]
 fn a_loop_shuts_one_port_until_it_is_gone() {
     let mut r = joined();
     let probes = r.wait(Duration::from_millis(1));
