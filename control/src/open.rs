@@ -99,11 +99,13 @@ fn open_packet(name: &str, port: &Port, workers: Workers) -> Result<Opened, Refu
             "name an interface of the daemon's namespace with --device",
         )
     })?;
-    // Sockets of a fanout group can't be left out for a time as queues of a TAP can: the first worker has the only one.
-    let count = if workers.shared { 1 } else { workers.count };
     let mut options = PacketOptions {
         promiscuous: true,
-        fanout: (count > 1).then_some(Fanout::New),
+        fanout: match (workers.count, workers.shared) {
+            (..=1, _) => None,
+            (_, false) => Some(Fanout::New),
+            (_, true) => Some(Fanout::NewSteered),
+        },
         receive: match port.receive {
             model::Receive::Socket => Receive::Socket,
             model::Receive::Ring => Receive::Ring {
@@ -112,10 +114,15 @@ fn open_packet(name: &str, port: &Port, workers: Workers) -> Result<Opened, Refu
         },
     };
     let mut queues: Vec<Box<dyn PortIo>> = Vec::new();
-    for _ in 0..count {
+    for _ in 0..workers.count {
         let queue = PacketPort::open_in_current_netns(device, options)
             .map_err(|e| refused(name, e, "AF_PACKET needs CAP_NET_RAW"))?;
-        options.fanout = queue.fanout().map(Fanout::Join);
+        let join = if workers.shared {
+            Fanout::JoinSteered
+        } else {
+            Fanout::Join
+        };
+        options.fanout = queue.fanout().map(join);
         queues.push(Box::new(queue));
     }
     Ok(Opened {

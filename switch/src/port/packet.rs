@@ -24,6 +24,7 @@ use crate::sys::mmsg::{self, MAX_MESSAGES, Received, StrippedTag};
 use crate::sys::packet;
 pub use crate::sys::packet::{Fanout, PacketError};
 use crate::sys::ring::{Ring, RingFrame};
+use crate::sys::steer;
 use arrayvec::ArrayVec;
 use nix::errno::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -66,6 +67,7 @@ pub struct PacketPort {
     fd: OwnedFd,
     ring: Option<Ring>,
     fanout: Option<u16>,
+    steered: bool,
     name: String,
     offloads: Offloads,
     want: usize,
@@ -95,6 +97,10 @@ impl PacketPort {
             Receive::Socket => None,
             Receive::Ring { blocks } => Some(Ring::new(&fd, blocks)?),
         };
+        let steered = matches!(
+            options.fanout,
+            Some(Fanout::NewSteered | Fanout::JoinSteered(_))
+        );
         let fanout = match options.fanout {
             None => {
                 packet::start(&fd)?;
@@ -113,6 +119,7 @@ impl PacketPort {
             fd,
             ring,
             fanout,
+            steered,
             name,
             offloads,
             want: FEW,
@@ -355,6 +362,14 @@ impl PortIo for PacketPort {
 
     fn joins(&self) -> bool {
         self.offloads.uso && self.offloads.csum
+    }
+
+    fn attaches(&self) -> bool {
+        self.steered
+    }
+
+    fn set_attached(&mut self, on: bool) -> bool {
+        self.steered && steer::steer(&self.fd, on).is_ok()
     }
 
     fn ready_fd(&self) -> Option<BorrowedFd<'_>> {

@@ -8,4 +8,5 @@ pub mod packet;
 pub mod pidfd;
 pub mod ring;
 pub mod scm;
+pub mod steer;
 pub mod tun;

@@ -228,26 +228,31 @@ pub fn set_promiscuous(fd: &OwnedFd) -> Result<(), PacketError> {
     set(fd, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &req, act)
 }
 
-/// A group of sockets that share an interface's frames by a hash of the flow (PACKET_FANOUT_HASH): those of one flow
-/// come in order by one of them.
+/// A group of sockets that share an interface's frames by flow: those of one flow come in order by one of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fanout {
     /// A new group; the kernel chooses a number that no other program in the network namespace has.
     New,
     /// That group, by its number.
     Join(u16),
+    /// A new group whose first member gets everything until [`super::steer::steer`] says otherwise.
+    NewSteered,
+    /// That group, by its number, if it was made so.
+    JoinSteered(u16),
 }
 
 /// Begins to receive as [`start`] does, as a member of a fanout group, and returns the group's number. The interface
 /// has to be up before Linux 6.13.
 pub fn start_in_group(fd: &OwnedFd, group: Fanout) -> Result<u16, PacketError> {
     let (number, flags, act) = match group {
-        Fanout::New => (
+        Fanout::New | Fanout::NewSteered => (
             0,
             libc::PACKET_FANOUT_FLAG_UNIQUEID,
             "making a fanout group",
         ),
-        Fanout::Join(number) => (number, 0, "joining the fanout group"),
+        Fanout::Join(number) | Fanout::JoinSteered(number) => {
+            (number, 0, "joining the fanout group")
+        }
     };
     // A member has to receive already; until it has joined it would receive everything besides the group.
     let mute = libc::sock_filter {
@@ -261,15 +266,19 @@ pub fn start_in_group(fd: &OwnedFd, group: Fanout) -> Result<u16, PacketError> {
         filter: (&raw const mute).cast_mut(),
     };
     let s = libc::SOL_SOCKET;
-    if group != Fanout::New {
+    let joins = matches!(group, Fanout::Join(_) | Fanout::JoinSteered(_));
+    if joins {
         set(fd, s, libc::SO_ATTACH_FILTER, &program, act)?;
     }
     start(fd)?;
     // The group has a hook of its own, which doesn't inherit the sockets' PACKET_IGNORE_OUTGOING.
-    let kind = libc::PACKET_FANOUT_HASH | libc::PACKET_FANOUT_FLAG_IGNORE_OUTGOING;
+    let kind = match group {
+        Fanout::New | Fanout::Join(_) => libc::PACKET_FANOUT_HASH,
+        Fanout::NewSteered | Fanout::JoinSteered(_) => libc::PACKET_FANOUT_CBPF,
+    } | libc::PACKET_FANOUT_FLAG_IGNORE_OUTGOING;
     let v = u32::from(number) | (kind | flags) << 16;
     set(fd, libc::SOL_PACKET, libc::PACKET_FANOUT, &v, act)?;
-    if group != Fanout::New {
+    if joins {
         set(fd, s, libc::SO_DETACH_FILTER, &0, act)?;
     }
     get_int(fd, libc::SOL_PACKET, libc::PACKET_FANOUT)

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 /// How long the first worker measures.
 const WINDOW: Duration = Duration::from_millis(10);
-/// Windows at the limit before it asks for help.
+/// Windows at the limit, less those below it in between, before it asks for help.
 const HOT_WINDOWS: u32 = 3;
 /// The longest it waits, in windows, after help that wasn't worth it: 10 s.
 const MOST_WINDOWS: u32 = 1000;
@@ -33,7 +33,7 @@ const HELP_WINDOW: Duration = Duration::from_secs(1);
 /// Help that ended longer ago than this doesn't count any more.
 const FORGET: Duration = Duration::from_secs(60);
 /// Percentage of the time at work from which a worker is at its limit.
-const HOT: u64 = 90;
+const HOT: u64 = 85;
 /// Percentage of the time at work below which a helper gives up.
 const COLD: u64 = 35;
 /// A port is busy if it brought at least this part of a window's frames: acknowledgements have to follow their data.
@@ -49,7 +49,7 @@ pub(super) struct Load {
     busy: Duration,
     /// Start of the last turn, if it had work.
     working: Option<Nanos>,
-    /// Windows at the limit without a break, and how many are needed.
+    /// Windows at the limit, less those below, and how many are needed.
     hot: u32,
     needed: u32,
     /// Until when frames are handed to helpers to send.
@@ -108,7 +108,12 @@ impl Load {
     /// Whether it is time to ask for help.
     fn wants_help(&mut self, now: Nanos) -> Option<bool> {
         let share = self.share(now, WINDOW)?;
-        self.hot = if share >= HOT { self.hot + 1 } else { 0 };
+        self.hot = match share {
+            HOT.. => self.hot + 1,
+            // A short gap doesn't make it idle.
+            COLD.. => self.hot.saturating_sub(1),
+            _ => 0,
+        };
         let wants = self.hot >= self.needed;
         if wants {
             self.hot = 0;
@@ -192,7 +197,9 @@ impl<S: Stage> Worker<S> {
         if let Some(slot) = self.out.slot(port) {
             slot.helped = false;
         }
-        self.load.help_ended(self.cx.now);
+        if !self.out.slots.iter().flatten().any(|s| s.helped) {
+            self.load.help_ended(self.cx.now);
+        }
     }
 
     /// Looks whether help is still worth it; returns when to look again.

@@ -28,14 +28,22 @@ for n in range(50):
 ";
 
 /// A group of two as two workers would open it.
-fn group(name: &str, receive: Receive) -> Vec<PacketPort> {
+fn group(name: &str, receive: Receive, steered: bool) -> Vec<PacketPort> {
     let mut options = PacketOptions {
         promiscuous: true,
-        fanout: Some(Fanout::New),
+        fanout: Some(if steered {
+            Fanout::NewSteered
+        } else {
+            Fanout::New
+        }),
         receive,
     };
     let first = PacketPort::open_in_current_netns(name, options).expect("make a group");
-    options.fanout = first.fanout().map(Fanout::Join);
+    options.fanout = first.fanout().map(if steered {
+        Fanout::JoinSteered
+    } else {
+        Fanout::Join
+    });
     let second = PacketPort::open_in_current_netns(name, options).expect("join the group");
     assert_eq!(first.fanout(), second.fanout());
     vec![first, second]
@@ -50,7 +58,7 @@ fn read(frame: &[u8]) -> Option<(u16, u32)> {
     Some((flow, u32::from_be_bytes(*frame.get(42..46)?.first_chunk()?)))
 }
 
-fn flows_stay_together(name: &str, receive: Receive) {
+fn flows_stay_together(name: &str, receive: Receive, steered: bool) {
     let lab = own_lab!(name);
     let (host, a) = (lab.host("sw"), lab.container("a"));
     lab.link(&host, "v-a", &a, "eth0", Mtu(1500));
@@ -67,12 +75,25 @@ fn flows_stay_together(name: &str, receive: Receive) {
     ]);
     // Two groups, as two daemons in one namespace have them: neither takes frames of the other's.
     let groups = open(&host.netns_path(), move || {
-        [group("v-a", receive), group("v-a", receive)]
+        [(); 2].map(|()| group("v-a", receive, steered))
     });
     let numbers: HashSet<_> = groups.iter().map(|g| g[0].fanout()).collect();
     assert_eq!(numbers.len(), 2, "{numbers:?}");
     let _sender = a.spawn(&["python3", "-c", SENDER]);
     let mut members: Vec<Member> = groups.into_iter().flatten().map(Member::new).collect();
+    if steered {
+        // The first alone, until the second asks.
+        wait_until("all datagrams by the first of each group", || {
+            members.iter_mut().for_each(Member::drain);
+            [&members[0], &members[2]]
+                .iter()
+                .all(|m| m.whole() == FLOWS)
+        });
+        assert!(members[1].next.is_empty() && members[3].next.is_empty());
+        members.iter_mut().for_each(|m| m.next.clear());
+        assert!(members[1].port.set_attached(true) && members[3].port.set_attached(true));
+        a.ok(&["python3", "-c", SENDER]);
+    }
     wait_until("all datagrams by each group", || {
         members.iter_mut().for_each(Member::drain);
         members
@@ -120,10 +141,15 @@ impl Member {
 
 #[test]
 fn flows_stay_together_and_groups_apart() {
-    flows_stay_together("fanout", Receive::Socket);
+    flows_stay_together("fanout", Receive::Socket, false);
 }
 
 #[test]
 fn flows_stay_together_and_groups_apart_by_the_ring() {
-    flows_stay_together("fanout-ring", Receive::Ring { blocks: 64 });
+    flows_stay_together("fanout-ring", Receive::Ring { blocks: 64 }, false);
+}
+
+#[test]
+fn a_second_member_that_asks_gets_its_part_of_the_flows() {
+    flows_stay_together("fanout-steered", Receive::Socket, true);
 }

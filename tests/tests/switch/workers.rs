@@ -135,6 +135,23 @@ fn a_second_worker_helps_under_load_only() {
             from.assert_ping(to);
         }
     }
+    // The same with packet sockets.
+    let c = container(&d, &lab, "c", "192.0.2.4/24", &["--type", "veth"]);
+    let e = container(&d, &lab, "e", "192.0.2.5/24", &["--type", "veth"]);
+    let _other = e.iperf3_server();
+    let before = ticks(&d);
+    let run = c.iperf3("192.0.2.5", &["-t", "4", "-P", "8"]);
+    assert!(run.received_bytes > 1 << 24);
+    let used: Vec<u64> = ticks(&d).iter().zip(&before).map(|(n, b)| n - b).collect();
+    println!("veth: ticks of the workers: {used:?}");
+    assert!(used.iter().all(|u| *u > 20), "{used:?}");
+    wait_until("the second worker to be still", || {
+        let before = ticks(&d)[1];
+        for _ in 0..3 {
+            c.assert_ping("192.0.2.5");
+        }
+        ticks(&d)[1] <= before + 1
+    });
     // A port that goes while it is helped with, and comes again.
     let run = a.spawn(&load);
     wait_until("help again", || queues(&b) == 2);
