@@ -13,6 +13,7 @@
 //! The whole gateway belongs to one worker; others hand it what is for it.
 
 mod datagram;
+mod dns;
 mod flows;
 mod forward;
 mod fragments;
