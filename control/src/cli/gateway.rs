@@ -1,9 +1,9 @@
 //! `vswitchctl gateway`: the router's ports in networks.
 
-use super::services::{DhcpOptions, DnsOptions, RaOptions};
+use super::services::{DhcpOptions, DnsOptions, Member, RaOptions, members};
 use super::{CtlError, Done, Session, show};
 use crate::client::escape;
-use crate::model::NatFiltering;
+use crate::model::{NatFiltering, PrefixPair};
 use crate::plane::{LeaseView, NeighbourView, NetworkView};
 use crate::units::{Cidr, Mac, Ports};
 use clap::builder::BoolishValueParser;
@@ -58,6 +58,9 @@ pub(super) struct Set {
     /// External ports of source translation [default: 1-65535].
     #[arg(long, value_name = "PORTS")]
     nat_ports: Option<Ports>,
+    /// IPv6 prefixes translated towards the network, one to one (NPTv6), as INTERNAL=EXTERNAL.
+    #[arg(long, value_delimiter = ',', value_name = "PREFIX=PREFIX|none")]
+    nptv6: Option<Vec<Member<PairArg>>>,
     /// The network leads outside: what comes from it gets in only if it was asked for, or is published.
     #[arg(long, value_name = "on|off", value_parser = BoolishValueParser::new())]
     uplink: Option<bool>,
@@ -90,6 +93,23 @@ impl FromStr for RouteArg {
     }
 }
 
+#[derive(Clone, Debug)]
+struct PairArg(PrefixPair);
+
+impl FromStr for PairArg {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || {
+            format!("`{text}` is not a pair of prefixes: write it like fd00:1:2::/48=2001:db8:1::/48")
+        };
+        let (internal, external) = text.split_once('=').ok_or_else(wrong)?;
+        Ok(PairArg(PrefixPair {
+            internal: internal.parse().map_err(|_| wrong())?,
+            external: external.parse().map_err(|_| wrong())?,
+        }))
+    }
+}
+
 impl Set {
     fn patch(&self) -> Result<Map<String, Value>, String> {
         let mut map = Map::new();
@@ -117,6 +137,9 @@ impl Set {
                 .map(|p| ("ports".to_owned(), json!(p))),
         );
         put("nat", (!nat.is_empty()).then_some(Value::Object(nat)));
+        let pairs = self.nptv6.as_deref().map(members);
+        let pairs = pairs.map(|p| p.into_iter().map(|p| json!(p.0)).collect());
+        put("nptv6", pairs);
         put("dhcp", self.dhcp.patch());
         put("ra", self.ra.patch());
         put("dns", self.dns.patch()?);

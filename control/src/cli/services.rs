@@ -15,7 +15,7 @@ use std::str::FromStr;
 
 /// A member of a list, or the word that empties it.
 #[derive(Clone, Debug)]
-enum Member<T> {
+pub(super) enum Member<T> {
     None,
     One(T),
 }
@@ -30,7 +30,7 @@ impl<T: FromStr> FromStr for Member<T> {
     }
 }
 
-fn members<T: Clone>(all: &[Member<T>]) -> Vec<T> {
+pub(super) fn members<T: Clone>(all: &[Member<T>]) -> Vec<T> {
     let one = |m: &Member<T>| match m {
         Member::None => None,
         Member::One(m) => Some(m.clone()),
@@ -43,35 +43,35 @@ fn members<T: Clone>(all: &[Member<T>]) -> Vec<T> {
 #[command(next_help_heading = "DHCP")]
 pub(super) struct DhcpOptions {
     /// Serve DHCPv4 from these ranges; off ends it.
-    #[arg(long = "dhcp", value_delimiter = ',', value_name = "FIRST-LAST|off")]
+    #[arg(id = "dhcp", long = "dhcp", value_delimiter = ',', value_name = "FIRST-LAST|off")]
     #[serde(skip)]
     pools: Option<Vec<String>>,
     /// DNS servers told to clients [default: the gateway, if it serves DNS].
-    #[arg(long = "dhcp-dns", value_delimiter = ',', value_name = "ADDRESS|none")]
+    #[arg(id = "dhcp-dns", long = "dhcp-dns", value_delimiter = ',', value_name = "ADDRESS|none")]
     #[serde(skip)]
     dns: Option<Vec<Member<Ipv4Addr>>>,
     /// Domain told to clients [default: that of the network's DNS].
-    #[arg(long = "dhcp-domain", value_name = "DOMAIN")]
+    #[arg(id = "dhcp-domain", long = "dhcp-domain", value_name = "DOMAIN")]
     #[serde(skip_serializing_if = "Option::is_none")]
     domain: Option<String>,
     /// Lease time of DHCP [default: 12h].
-    #[arg(long = "dhcp-lease", value_name = "TIME")]
+    #[arg(id = "dhcp-lease", long = "dhcp-lease", value_name = "TIME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     lease: Option<Span>,
     /// MTU told to clients [default: the gateway's].
-    #[arg(long = "dhcp-mtu", value_name = "BYTES")]
+    #[arg(id = "dhcp-mtu", long = "dhcp-mtu", value_name = "BYTES")]
     #[serde(skip_serializing_if = "Option::is_none")]
     mtu: Option<u16>,
     /// Default router told to clients [default: the gateway].
-    #[arg(long = "dhcp-router", value_name = "ADDRESS")]
+    #[arg(id = "dhcp-router", long = "dhcp-router", value_name = "ADDRESS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     router: Option<Ipv4Addr>,
     /// Search list told to clients that ask for one [default: the domain].
-    #[arg(long = "dhcp-search", value_delimiter = ',', value_name = "DOMAIN|none")]
+    #[arg(id = "dhcp-search", long = "dhcp-search", value_delimiter = ',', value_name = "DOMAIN|none")]
     #[serde(skip)]
     search: Option<Vec<Member<String>>>,
     /// Fixed addresses, as MAC=ADDRESS or PORT=ADDRESS, with =NAME behind it for a host name.
-    #[arg(long = "dhcp-static", value_delimiter = ',', value_name = "MAC|PORT=ADDRESS|none")]
+    #[arg(id = "dhcp-static", long = "dhcp-static", value_delimiter = ',', value_name = "MAC|PORT=ADDRESS|none")]
     #[serde(skip)]
     fixed: Option<Vec<Member<Fixed>>>,
 }
@@ -109,35 +109,35 @@ impl FromStr for Fixed {
 #[command(next_help_heading = "Router advertisements")]
 pub(super) struct RaOptions {
     /// Advertise the IPv6 prefixes (SLAAC), and the gateway as a router.
-    #[arg(long = "ra", value_name = "on|off", hide_possible_values = true, value_parser = BoolishValueParser::new())]
+    #[arg(id = "ra", long = "ra", value_name = "on|off", hide_possible_values = true, value_parser = BoolishValueParser::new())]
     #[serde(skip)]
     on: Option<bool>,
     /// DNS servers told to hosts [default: the gateway, if it serves DNS].
-    #[arg(long = "ra-dns", value_delimiter = ',', value_name = "ADDRESS|none")]
+    #[arg(id = "ra-dns", long = "ra-dns", value_delimiter = ',', value_name = "ADDRESS|none")]
     #[serde(skip)]
     dns: Option<Vec<Member<Ipv6Addr>>>,
     /// How long the gateway is a default router, up to 150m; 0s: it isn't [default: 30m].
-    #[arg(long = "ra-lifetime", value_name = "TIME")]
+    #[arg(id = "ra-lifetime", long = "ra-lifetime", value_name = "TIME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     lifetime: Option<Span>,
     /// Flag M: addresses come by DHCPv6, from a server of somebody else [default: off].
-    #[arg(long = "ra-managed", value_name = "on|off", hide_possible_values = true, value_parser = BoolishValueParser::new())]
+    #[arg(id = "ra-managed", long = "ra-managed", value_name = "on|off", hide_possible_values = true, value_parser = BoolishValueParser::new())]
     #[serde(skip_serializing_if = "Option::is_none")]
     managed: Option<bool>,
     /// MTU told to hosts [default: the gateway's].
-    #[arg(long = "ra-mtu", value_name = "BYTES")]
+    #[arg(id = "ra-mtu", long = "ra-mtu", value_name = "BYTES")]
     #[serde(skip_serializing_if = "Option::is_none")]
     mtu: Option<u32>,
     /// Flag O: other configuration comes by DHCPv6 [default: on, if the gateway serves DNS].
-    #[arg(long = "ra-other", value_name = "on|off", hide_possible_values = true, value_parser = BoolishValueParser::new())]
+    #[arg(id = "ra-other", long = "ra-other", value_name = "on|off", hide_possible_values = true, value_parser = BoolishValueParser::new())]
     #[serde(skip_serializing_if = "Option::is_none")]
     other: Option<bool>,
     /// Prefixes, as PREFIX or PREFIX=OPTION+OPTION: off-link, no-autonomous, valid:TIME, preferred:TIME [default: the gateway's].
-    #[arg(long = "ra-prefix", value_delimiter = ',', value_name = "PREFIX|none")]
+    #[arg(id = "ra-prefix", long = "ra-prefix", value_delimiter = ',', value_name = "PREFIX|none")]
     #[serde(skip)]
     prefixes: Option<Vec<Member<AdvertisedPrefix>>>,
     /// Search list told to hosts [default: the domain of the network's DNS].
-    #[arg(long = "ra-search", value_delimiter = ',', value_name = "DOMAIN|none")]
+    #[arg(id = "ra-search", long = "ra-search", value_delimiter = ',', value_name = "DOMAIN|none")]
     #[serde(skip)]
     search: Option<Vec<Member<String>>>,
 }
@@ -147,19 +147,19 @@ pub(super) struct RaOptions {
 #[command(next_help_heading = "DNS")]
 pub(super) struct DnsOptions {
     /// Serve DNS: names of ports and of DHCP clients, the rest by resolvers.
-    #[arg(long = "dns", value_name = "on|off", hide_possible_values = true, value_parser = BoolishValueParser::new())]
+    #[arg(id = "dns", long = "dns", value_name = "on|off", hide_possible_values = true, value_parser = BoolishValueParser::new())]
     #[serde(skip)]
     on: Option<bool>,
     /// Further names, as NAME=ADDRESS or NAME=ADDRESS+ADDRESS, relative to the domain.
-    #[arg(long = "dns-record", value_delimiter = ',', value_name = "NAME=ADDRESS|none")]
+    #[arg(id = "dns-record", long = "dns-record", value_delimiter = ',', value_name = "NAME=ADDRESS|none")]
     #[serde(skip)]
     records: Option<Vec<Member<Record>>>,
     /// Services (SRV) of those names, as _SERVICE._PROTOCOL.NAME=PORT, with :PRIORITY:WEIGHT behind it if they aren't 0.
-    #[arg(long = "dns-service", value_delimiter = ',', value_name = "SERVICE=PORT", requires = "records")]
+    #[arg(id = "dns-service", long = "dns-service", value_delimiter = ',', value_name = "SERVICE=PORT", requires = "dns-record")]
     #[serde(skip)]
     services: Vec<Service>,
     /// Resolvers to ask [default: those of the daemon's /etc/resolv.conf].
-    #[arg(long = "dns-upstream", value_delimiter = ',', value_name = "ADDRESS|none")]
+    #[arg(id = "dns-upstream", long = "dns-upstream", value_delimiter = ',', value_name = "ADDRESS|none")]
     #[serde(skip)]
     upstream: Option<Vec<Member<IpAddr>>>,
     /// Domain of the network's names; turns DNS on [default: NETWORK.internal].

@@ -3,6 +3,7 @@
 mod abuse;
 mod commands;
 mod nat;
+mod nptv6;
 mod policy;
 mod rfc;
 mod routing;
