@@ -100,7 +100,9 @@ impl FromStr for PairArg {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || {
-            format!("`{text}` is not a pair of prefixes: write it like fd00:1:2::/48=2001:db8:1::/48")
+            format!(
+                "`{text}` is not a pair of prefixes: write it like fd00:1:2::/48=2001:db8:1::/48"
+            )
         };
         let (internal, external) = text.split_once('=').ok_or_else(wrong)?;
         Ok(PairArg(PrefixPair {

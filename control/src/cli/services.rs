@@ -43,11 +43,21 @@ pub(super) fn members<T: Clone>(all: &[Member<T>]) -> Vec<T> {
 #[command(next_help_heading = "DHCP")]
 pub(super) struct DhcpOptions {
     /// Serve DHCPv4 from these ranges; off ends it.
-    #[arg(id = "dhcp", long = "dhcp", value_delimiter = ',', value_name = "FIRST-LAST|off")]
+    #[arg(
+        id = "dhcp",
+        long = "dhcp",
+        value_delimiter = ',',
+        value_name = "FIRST-LAST|off"
+    )]
     #[serde(skip)]
     pools: Option<Vec<String>>,
     /// DNS servers told to clients [default: the gateway, if it serves DNS].
-    #[arg(id = "dhcp-dns", long = "dhcp-dns", value_delimiter = ',', value_name = "ADDRESS|none")]
+    #[arg(
+        id = "dhcp-dns",
+        long = "dhcp-dns",
+        value_delimiter = ',',
+        value_name = "ADDRESS|none"
+    )]
     #[serde(skip)]
     dns: Option<Vec<Member<Ipv4Addr>>>,
     /// Domain told to clients [default: that of the network's DNS].
@@ -67,11 +77,21 @@ pub(super) struct DhcpOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     router: Option<Ipv4Addr>,
     /// Search list told to clients that ask for one [default: the domain].
-    #[arg(id = "dhcp-search", long = "dhcp-search", value_delimiter = ',', value_name = "DOMAIN|none")]
+    #[arg(
+        id = "dhcp-search",
+        long = "dhcp-search",
+        value_delimiter = ',',
+        value_name = "DOMAIN|none"
+    )]
     #[serde(skip)]
     search: Option<Vec<Member<String>>>,
     /// Fixed addresses, as MAC=ADDRESS or PORT=ADDRESS, with =NAME behind it for a host name.
-    #[arg(id = "dhcp-static", long = "dhcp-static", value_delimiter = ',', value_name = "MAC|PORT=ADDRESS|none")]
+    #[arg(
+        id = "dhcp-static",
+        long = "dhcp-static",
+        value_delimiter = ',',
+        value_name = "MAC|PORT=ADDRESS|none"
+    )]
     #[serde(skip)]
     fixed: Option<Vec<Member<Fixed>>>,
 }
@@ -84,7 +104,9 @@ impl FromStr for Fixed {
     type Err = String;
     fn from_str(text: &str) -> Result<Fixed, String> {
         let wrong = || {
-            format!("`{text}` is not a fixed lease: write it like 02:00:00:00:00:07=192.0.2.7 or web=192.0.2.7")
+            format!(
+                "`{text}` is not a fixed lease: write it like 02:00:00:00:00:07=192.0.2.7 or web=192.0.2.7"
+            )
         };
         let (to, rest) = text.split_once('=').ok_or_else(wrong)?;
         let (address, name) = match rest.split_once('=') {
@@ -113,7 +135,12 @@ pub(super) struct RaOptions {
     #[serde(skip)]
     on: Option<bool>,
     /// DNS servers told to hosts [default: the gateway, if it serves DNS].
-    #[arg(id = "ra-dns", long = "ra-dns", value_delimiter = ',', value_name = "ADDRESS|none")]
+    #[arg(
+        id = "ra-dns",
+        long = "ra-dns",
+        value_delimiter = ',',
+        value_name = "ADDRESS|none"
+    )]
     #[serde(skip)]
     dns: Option<Vec<Member<Ipv6Addr>>>,
     /// How long the gateway is a default router, up to 150m; 0s: it isn't [default: 30m].
@@ -133,11 +160,21 @@ pub(super) struct RaOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     other: Option<bool>,
     /// Prefixes, as PREFIX or PREFIX=OPTION+OPTION: off-link, no-autonomous, valid:TIME, preferred:TIME [default: the gateway's].
-    #[arg(id = "ra-prefix", long = "ra-prefix", value_delimiter = ',', value_name = "PREFIX|none")]
+    #[arg(
+        id = "ra-prefix",
+        long = "ra-prefix",
+        value_delimiter = ',',
+        value_name = "PREFIX|none"
+    )]
     #[serde(skip)]
     prefixes: Option<Vec<Member<AdvertisedPrefix>>>,
     /// Search list told to hosts [default: the domain of the network's DNS].
-    #[arg(id = "ra-search", long = "ra-search", value_delimiter = ',', value_name = "DOMAIN|none")]
+    #[arg(
+        id = "ra-search",
+        long = "ra-search",
+        value_delimiter = ',',
+        value_name = "DOMAIN|none"
+    )]
     #[serde(skip)]
     search: Option<Vec<Member<String>>>,
 }
@@ -151,15 +188,31 @@ pub(super) struct DnsOptions {
     #[serde(skip)]
     on: Option<bool>,
     /// Further names, as NAME=ADDRESS or NAME=ADDRESS+ADDRESS, relative to the domain.
-    #[arg(id = "dns-record", long = "dns-record", value_delimiter = ',', value_name = "NAME=ADDRESS|none")]
+    #[arg(
+        id = "dns-record",
+        long = "dns-record",
+        value_delimiter = ',',
+        value_name = "NAME=ADDRESS|none"
+    )]
     #[serde(skip)]
     records: Option<Vec<Member<Record>>>,
     /// Services (SRV) of those names, as _SERVICE._PROTOCOL.NAME=PORT, with :PRIORITY:WEIGHT behind it if they aren't 0.
-    #[arg(id = "dns-service", long = "dns-service", value_delimiter = ',', value_name = "SERVICE=PORT", requires = "dns-record")]
+    #[arg(
+        id = "dns-service",
+        long = "dns-service",
+        value_delimiter = ',',
+        value_name = "SERVICE=PORT",
+        requires = "dns-record"
+    )]
     #[serde(skip)]
     services: Vec<Service>,
     /// Resolvers to ask [default: those of the daemon's /etc/resolv.conf].
-    #[arg(id = "dns-upstream", long = "dns-upstream", value_delimiter = ',', value_name = "ADDRESS|none")]
+    #[arg(
+        id = "dns-upstream",
+        long = "dns-upstream",
+        value_delimiter = ',',
+        value_name = "ADDRESS|none"
+    )]
     #[serde(skip)]
     upstream: Option<Vec<Member<IpAddr>>>,
     /// Domain of the network's names; turns DNS on [default: NETWORK.internal].
@@ -202,7 +255,9 @@ impl FromStr for Service {
         let mut labels = full.splitn(3, '.').map(str::to_owned);
         let mut label = || labels.next().ok_or_else(wrong);
         let (service, protocol, name) = (label()?, label()?, label()?);
-        let mut numbers = target.split(':').map(|n| n.parse::<u16>().map_err(|_| wrong()));
+        let mut numbers = target
+            .split(':')
+            .map(|n| n.parse::<u16>().map_err(|_| wrong()));
         let port = numbers.next().ok_or_else(wrong)??;
         let priority = numbers.next().transpose()?.unwrap_or_default();
         let weight = numbers.next().transpose()?.unwrap_or_default();
@@ -223,7 +278,11 @@ impl FromStr for Service {
 }
 
 /// Puts a list into a patch, if it was named.
-fn put<T: Clone + Serialize>(map: &mut Map<String, Value>, key: &str, list: Option<&Vec<Member<T>>>) {
+fn put<T: Clone + Serialize>(
+    map: &mut Map<String, Value>,
+    key: &str,
+    list: Option<&Vec<Member<T>>>,
+) {
     map.extend(list.map(|l| (key.to_owned(), json!(members(l)))));
 }
 
@@ -239,7 +298,10 @@ fn table(on: Option<bool>, map: Map<String, Value>) -> Option<Value> {
 impl DhcpOptions {
     pub(super) fn patch(&self) -> Option<Value> {
         let mut map = patch(self);
-        let off = self.pools.as_deref().is_some_and(|p| matches!(p, [one] if one == "off"));
+        let off = self
+            .pools
+            .as_deref()
+            .is_some_and(|p| matches!(p, [one] if one == "off"));
         if let Some(pools) = &self.pools {
             map.insert("pools".into(), json!(pools));
         }

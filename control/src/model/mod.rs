@@ -21,7 +21,9 @@ pub use gateway::{Gateway, Nat, NatFiltering, PrefixPair, StaticRoute};
 pub(crate) use policy::rule_name;
 pub use policy::{Policy, PolicyAction, PolicyRule};
 pub use publish::{Protocol, PublishedPort};
-pub use services::{Advertise, AdvertisedPrefix, Dhcp, Dns, DnsRecord, DnsService, FixedLease, Range};
+pub use services::{
+    Advertise, AdvertisedPrefix, Dhcp, Dns, DnsRecord, DnsService, FixedLease, Range,
+};
 pub use tracking::Tracking;
 
 use crate::units::{BitRate, Cidr, FrameRate, Mac, Span, Vlans};

@@ -206,8 +206,9 @@ impl AdvertisedPrefix {
 impl FromStr for AdvertisedPrefix {
     type Err = String;
     fn from_str(text: &str) -> Result<AdvertisedPrefix, String> {
-        let wrong =
-            || format!("`{text}` is not a prefix: write it like 2001:db8::/64=no-autonomous+valid:1h");
+        let wrong = || {
+            format!("`{text}` is not a prefix: write it like 2001:db8::/64=no-autonomous+valid:1h")
+        };
         let (prefix, options) = text.split_once('=').unwrap_or((text, ""));
         let mut read = AdvertisedPrefix {
             prefix: prefix.parse().map_err(|_| wrong())?,

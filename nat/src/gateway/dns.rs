@@ -7,9 +7,9 @@
 //! are taken by their endpoints before connections that pass the gateway are looked up, as they belong to none. Whatever goes
 //! out as an answer is also told to [`Names`](crate::policy::Names), so that a rule about a name holds for the addresses that were given for it.
 
+use super::Gateway;
 use super::datagram::{self, Datagram};
 use super::services::RESPONSES;
-use super::Gateway;
 use crate::service::dns::{self, Client, Dns, Forwarder, Listener, Peer, TcpQuery, Transport};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -176,10 +176,7 @@ impl Gateway {
         let Some([a, b, c, d, _, _, _, _, _, _, _, _, _, flags, ..]) = tcp else {
             return false;
         };
-        let (from, to) = (
-            u16::from_be_bytes([*a, *b]),
-            u16::from_be_bytes([*c, *d]),
-        );
+        let (from, to) = (u16::from_be_bytes([*a, *b]), u16::from_be_bytes([*c, *d]));
         if to != dns::PORT || begins && flags & FLAGS != SYN {
             return false;
         }

@@ -32,14 +32,16 @@ while True:
 fn pair(site: &Site, len: &str) {
     let pair = format!("2001:db8:1::/{len}=2001:db8:f::/{len}");
     site.d.ctl(&["gateway", "set", "wan", "--nptv6", &pair]);
-    site.outside.route(&format!("2001:db8:f::/{len}"), "2001:db8:2::1");
+    site.outside
+        .route(&format!("2001:db8:f::/{len}"), "2001:db8:2::1");
 }
 
 /// From outside it takes a rule, as without translation.
 fn let_in(site: &Site) {
     let rule = "accept name in from network:wan";
     let args = ["--from", "network:wan", "--default", "drop", "--rule", rule];
-    site.d.ctl(&[&["policy", "add", "incoming"][..], &args].concat());
+    site.d
+        .ctl(&[&["policy", "add", "incoming"][..], &args].concat());
 }
 
 fn both_ways(len: &str, seen_as: &str) {
@@ -68,7 +70,10 @@ fn both_ways(len: &str, seen_as: &str) {
     // IPv4 is masqueraded as before, and no port was taken for IPv6.
     a.assert_ping("203.0.113.7");
     let shown = d.ctl(&["conntrack", "show", "--protocol", "tcp"]);
-    assert!(shown.contains(seen_as) && !shown.contains("2001:db8:2::1]"), "{shown}");
+    assert!(
+        shown.contains(seen_as) && !shown.contains("2001:db8:2::1]"),
+        "{shown}"
+    );
     // Outside in: translation alone lets nobody in.
     outside.assert_no_ping(seen_as);
     let_in(&s);
@@ -113,7 +118,10 @@ fn icmp_errors_about_translated_prefixes_are_understood() {
     let mtu = || a.ok(&["ip", "-6", "route", "get", "2001:db8:7::7"]);
     assert!(!mtu().contains("mtu 1300"), "{}", mtu());
     wait_until("the path's MTU is known inside", || {
-        a.ping_with("2001:db8:7::7", &["-c", "1", "-W", "1", "-M", "do", "-s", "1400"]);
+        a.ping_with(
+            "2001:db8:7::7",
+            &["-c", "1", "-W", "1", "-M", "do", "-s", "1400"],
+        );
         mtu().contains("mtu 1300")
     });
     // The other way: a port that is closed inside, told to who asked outside.
@@ -164,7 +172,13 @@ fn a_connection_outlives_what_the_gateway_knew_of_it() {
     std::fs::write(file(1), "").expect("write a file");
     client.wait_for("said1");
     // Other prefixes end what went by the old ones.
-    d.ctl(&["gateway", "set", "wan", "--nptv6", "2001:db8:1::/48=2001:db8:e::/48"]);
+    d.ctl(&[
+        "gateway",
+        "set",
+        "wan",
+        "--nptv6",
+        "2001:db8:1::/48=2001:db8:e::/48",
+    ]);
     let shown = d.ctl(&["conntrack", "show"]);
     assert!(!shown.contains("2001:db8:f:"), "{shown}");
     d.ctl(&["gateway", "set", "wan", "--nptv6", "none"]);
@@ -184,8 +198,14 @@ fn pairs_that_make_no_sense_are_refused() {
         ("2001:db8:1::/96=2001:db8:f::/96", "1 to 64 bits"),
         ("2001:db8:1::1/48=2001:db8:f::/48", "bits behind the prefix"),
         ("192.0.2.0/24=198.51.100.0/24", "aren't IPv6"),
-        ("2001:db8:1::/48=2001:db8:2::/48", "overlaps with 2001:db8:2::1/64 of network `wan`"),
-        ("2001:db8:1::/48=2001:db8:f::/48,2001:db8:1:2::/64=2001:db8:e::/64", "overlaps"),
+        (
+            "2001:db8:1::/48=2001:db8:2::/48",
+            "overlaps with 2001:db8:2::1/64 of network `wan`",
+        ),
+        (
+            "2001:db8:1::/48=2001:db8:f::/48,2001:db8:1:2::/64=2001:db8:e::/64",
+            "overlaps",
+        ),
         ("2001:db8:1::/48", "write it like"),
     ] {
         let refused = d.ctl_fails(&["gateway", "set", "wan", "--nptv6", pairs]);

@@ -129,10 +129,16 @@ mod tests {
         assert_eq!(read.addresses, all);
         assert_eq!(read.ttl, Duration::from_secs(30));
         // A circle ends.
-        let circle = [("b.example.", 1, cname("a.example.")), ("a.example.", 1, cname("b.example."))];
+        let circle = [
+            ("b.example.", 1, cname("a.example.")),
+            ("a.example.", 1, cname("b.example.")),
+        ];
         assert_eq!(resolved(&answer("a.example.", &circle)), None);
         // What only looks like the name in text.
-        assert_eq!(resolved(&answer("web\\.example.", &[("web\\.example.", 5, a(1))])), None);
+        assert_eq!(
+            resolved(&answer("web\\.example.", &[("web\\.example.", 5, a(1))])),
+            None
+        );
         // Cut off: nothing is sure.
         let mut cut = told;
         cut[2] |= 2;

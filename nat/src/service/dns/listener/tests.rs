@@ -98,7 +98,9 @@ impl Client {
     fn send(&mut self, l: &mut Listener, flags: u8, payload: &[u8], now: Nanos) {
         let port = self.peer.client.port();
         let packet = segment(port, flags, (self.seq, self.ack), 65_000, payload);
-        self.seq = self.seq.wrapping_add(payload.len() as u32 + u32::from(flags & FIN));
+        self.seq = self
+            .seq
+            .wrapping_add(payload.len() as u32 + u32::from(flags & FIN));
         l.packet(self.peer, packet, now);
     }
 
@@ -234,7 +236,11 @@ fn connections_and_what_waits_in_them_are_bounded() {
     // Many ports together.
     for port in 10..100u32 {
         for n in 0..8 {
-            l.packet(peer(port, 300 + port as u16 * 8 + n), segment(300 + port as u16 * 8 + n, SYN, (5, 0), 1000, &[]), now);
+            l.packet(
+                peer(port, 300 + port as u16 * 8 + n),
+                segment(300 + port as u16 * 8 + n, SYN, (5, 0), 1000, &[]),
+                now,
+            );
         }
     }
     assert!(l.len() <= MAX_CONNECTIONS, "{}", l.len());
@@ -269,18 +275,28 @@ fn act() -> impl Strategy<Value = Act> {
     ];
     let window = prop_oneof![Just(0), Just(1), any::<u16>()];
     let wait = prop_oneof![3 => Just(0), 1 => 0..3000u64];
-    (0..2u16, flags, near(), near(), window, payload, wait, 0..70_000usize).prop_map(
-        |(port, flags, seq, ack, window, payload, wait, answer)| Act {
-            port,
-            flags,
-            seq,
-            ack,
-            window,
-            payload,
-            wait,
-            answer,
-        },
+    (
+        0..2u16,
+        flags,
+        near(),
+        near(),
+        window,
+        payload,
+        wait,
+        0..70_000usize,
     )
+        .prop_map(
+            |(port, flags, seq, ack, window, payload, wait, answer)| Act {
+                port,
+                flags,
+                seq,
+                ack,
+                window,
+                payload,
+                wait,
+                answer,
+            },
+        )
 }
 
 proptest! {
