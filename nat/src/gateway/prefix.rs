@@ -4,9 +4,9 @@
 //!
 //! A network towards which prefixes are translated has pairs of them. A connection that leaves by it from an internal prefix has the
 //! external one as its source, whoever comes to an address of an external prefix is led to the internal one, and a host inside that
-//! does so hairpins with its own external address (RFC 6296 3.2's peers see no difference). The mapping is an algorithm: no
+//! does so hairpins, with its own external address. The mapping is an algorithm: no
 //! port or table entry is taken, and a connection that was forgotten goes on with the same addresses. Connections are tracked all the
-//! same, so that policy holds and what is rewritten is compiled once; translation doesn't let anybody in (RFC 6296 5).
+//! same, so that policy holds and what is rewritten is compiled once; translation doesn't let anybody in.
 //!
 //! An address of a prefix that can't be mapped is answered with destination unreachable.
 
