@@ -83,6 +83,11 @@ fn both_ways(len: &str, seen_as: &str) {
     let _server = a.iperf3_server();
     let run = outside.iperf3(seen_as, &["-n", "50M"]);
     assert!(run.received_bytes > 40_000_000, "{:?}", run.report["end"]);
+    // In fragments.
+    for (node, to) in [(a, FAR), (outside, seen_as)] {
+        let ping = node.ping_with(to, &["-c", "3", "-W", "5", "-s", "4000"]);
+        assert!(ping.success(), "{ping}");
+    }
     // A neighbour by the external address.
     b.assert_ping(seen_as);
     assert_eq!(connect(b, seen_as, "8080"), "open");
