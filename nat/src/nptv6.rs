@@ -67,6 +67,18 @@ impl Nptv6 {
         self.map(addr, self.external, self.internal, !self.adjustment)
     }
 
+    /// Whether the address is in the internal prefix, translatable or not.
+    #[must_use]
+    pub fn has_internal(&self, addr: Ipv6Addr) -> bool {
+        u128::from(addr) & self.mask == self.internal
+    }
+
+    /// Whether the address is in the external prefix, translatable or not.
+    #[must_use]
+    pub fn has_external(&self, addr: Ipv6Addr) -> bool {
+        u128::from(addr) & self.mask == self.external
+    }
+
     fn map(&self, addr: Ipv6Addr, from: u128, to: u128, adjustment: u16) -> Option<Ipv6Addr> {
         let addr = u128::from(addr);
         if addr & self.mask != from {

@@ -78,9 +78,9 @@ impl Rewrite {
             }
             _ => return Err(RewriteError::Family),
         };
-        // DCCP (RFC 4340) and UDP-Lite (RFC 3828) sum a pseudo header.
+        // DCCP (RFC 4340) and UDP-Lite (RFC 3828) sum a pseudo header; prefix translation leaves its sum as it was.
         let moved = (from.0.addr, from.1.addr) != (to.0.addr, to.1.addr);
-        if matches!(proto, 33 | 136) && moved {
+        if matches!(proto, 33 | 136) && moved && !matches!(addr_diff, 0 | 0xffff) {
             return Err(RewriteError::Protocol(proto));
         }
         let port_diff = csum::diff16(from.0.port, to.0.port) + csum::diff16(from.1.port, to.1.port);

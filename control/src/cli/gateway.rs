@@ -1,10 +1,11 @@
 //! `vswitchctl gateway`: the router's ports in networks.
 
+use super::services::{DhcpOptions, DnsOptions, Member, RaOptions, members};
 use super::{CtlError, Done, Session, show};
 use crate::client::escape;
-use crate::model::NatFiltering;
+use crate::model::{NatFiltering, PrefixPair};
 use crate::plane::{LeaseView, NeighbourView, NetworkView};
-use crate::units::{Cidr, Mac, Ports, Span};
+use crate::units::{Cidr, Mac, Ports};
 use clap::builder::BoolishValueParser;
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
@@ -36,30 +37,12 @@ pub(super) struct Set {
     /// Addresses with the length of the network's prefix.
     #[arg(long, value_delimiter = ',', value_name = "ADDRESS/LEN")]
     addresses: Option<Vec<Cidr>>,
-    /// Serve DHCPv4 from these ranges; off ends it.
-    #[arg(long, value_delimiter = ',', value_name = "FIRST-LAST|off")]
-    dhcp: Option<Vec<String>>,
-    /// Lease time of DHCP [default: 12h].
-    #[arg(long, value_name = "TIME")]
-    dhcp_lease: Option<Span>,
-    /// Serve DNS: names of ports and of DHCP clients, the rest by resolvers.
-    #[arg(long, value_name = "on|off", value_parser = BoolishValueParser::new())]
-    dns: Option<bool>,
-    /// Resolvers to ask [default: those of the daemon's /etc/resolv.conf].
-    #[arg(long, value_delimiter = ',', value_name = "ADDRESS")]
-    dns_upstream: Option<Vec<IpAddr>>,
-    /// Domain of the network's names; turns DNS on [default: NETWORK.internal].
-    #[arg(long)]
-    domain: Option<String>,
     /// MAC address [default: made of the network's name].
     #[arg(long)]
     mac: Option<Mac>,
     /// Largest packet sent into the network, in bytes [default: 1500].
     #[arg(long)]
     mtu: Option<u32>,
-    /// Advertise the IPv6 prefixes (SLAAC), and the gateway as a router.
-    #[arg(long, value_name = "on|off", value_parser = BoolishValueParser::new())]
-    ra: Option<bool>,
     /// Routes by routers of the network, as PREFIX=ROUTER, such as 0.0.0.0/0=198.51.100.1.
     #[arg(long, value_delimiter = ',', value_name = "PREFIX=ROUTER")]
     route: Option<Vec<RouteArg>>,
@@ -75,12 +58,21 @@ pub(super) struct Set {
     /// External ports of source translation [default: 1-65535].
     #[arg(long, value_name = "PORTS")]
     nat_ports: Option<Ports>,
+    /// IPv6 prefixes translated towards the network, one to one (NPTv6), as INTERNAL=EXTERNAL.
+    #[arg(long, value_delimiter = ',', value_name = "PREFIX=PREFIX|none")]
+    nptv6: Option<Vec<Member<PairArg>>>,
     /// The network leads outside: what comes from it gets in only if it was asked for, or is published.
     #[arg(long, value_name = "on|off", value_parser = BoolishValueParser::new())]
     uplink: Option<bool>,
     /// VLAN of the gateway, in a VLAN-aware network [default: 1].
     #[arg(long)]
     vlan: Option<u16>,
+    #[command(flatten)]
+    dhcp: DhcpOptions,
+    #[command(flatten)]
+    ra: RaOptions,
+    #[command(flatten)]
+    dns: DnsOptions,
 }
 
 #[derive(Clone, Debug)]
@@ -101,8 +93,27 @@ impl FromStr for RouteArg {
     }
 }
 
+#[derive(Clone, Debug)]
+struct PairArg(PrefixPair);
+
+impl FromStr for PairArg {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || {
+            format!(
+                "`{text}` is not a pair of prefixes: write it like fd00:1:2::/48=2001:db8:1::/48"
+            )
+        };
+        let (internal, external) = text.split_once('=').ok_or_else(wrong)?;
+        Ok(PairArg(PrefixPair {
+            internal: internal.parse().map_err(|_| wrong())?,
+            external: external.parse().map_err(|_| wrong())?,
+        }))
+    }
+}
+
 impl Set {
-    fn patch(&self) -> Map<String, Value> {
+    fn patch(&self) -> Result<Map<String, Value>, String> {
         let mut map = Map::new();
         let mut put = |key: &str, value: Option<Value>| {
             if let Some(v) = value {
@@ -128,34 +139,16 @@ impl Set {
                 .map(|p| ("ports".to_owned(), json!(p))),
         );
         put("nat", (!nat.is_empty()).then_some(Value::Object(nat)));
-        let mut dhcp = Map::new();
-        let off = |p: &[String]| matches!(p, [one] if one == "off");
-        if let Some(pools) = self.dhcp.as_ref().filter(|p| !off(p)) {
-            dhcp.insert("pools".into(), json!(pools));
-        }
-        dhcp.extend(self.dhcp_lease.as_ref().map(|l| ("lease".into(), json!(l))));
-        put("dhcp", (!dhcp.is_empty()).then_some(Value::Object(dhcp)));
-        if self.dhcp.as_deref().is_some_and(off) {
-            put("dhcp", Some(Value::Null));
-        }
-        let mut dns = Map::new();
-        dns.extend(self.domain.as_ref().map(|d| ("domain".into(), json!(d))));
-        let upstream = self.dns_upstream.as_ref();
-        dns.extend(upstream.map(|u| ("upstream".into(), json!(u))));
-        put(
-            "dns",
-            match self.dns {
-                Some(false) => Some(Value::Null),
-                Some(true) => Some(Value::Object(dns)),
-                None => (!dns.is_empty()).then_some(Value::Object(dns)),
-            },
-        );
-        let ra = |on| if on { json!({}) } else { Value::Null };
-        put("ra", self.ra.map(ra));
+        let pairs = self.nptv6.as_deref().map(members);
+        let pairs = pairs.map(|p| p.into_iter().map(|p| json!(p.0)).collect());
+        put("nptv6", pairs);
+        put("dhcp", self.dhcp.patch());
+        put("ra", self.ra.patch());
+        put("dns", self.dns.patch()?);
         let route = |r: &RouteArg| json!({"to": r.to, "via": r.via});
         let routes = self.route.as_ref();
         put("routes", routes.map(|r| r.iter().map(route).collect()));
-        map
+        Ok(map)
     }
 }
 
@@ -201,14 +194,17 @@ pub(super) async fn run(s: &Session, command: Gateway) -> Done {
             show::table(&["NETWORK", "ADDRESS", "MAC"], rows, "no neighbours")
         }
         Gateway::Set(set) => {
+            let wrong = |reason: String, remedy| CtlError::Usage {
+                act: "changing",
+                thing: format!("the gateway of `{}`", set.network),
+                reason,
+                remedy,
+            };
             let patch = set.patch();
+            let patch = patch.map_err(|why| wrong(why, "add its --dns-record"))?;
             if patch.is_empty() {
-                return Err(CtlError::Usage {
-                    act: "changing",
-                    thing: format!("the gateway of `{}`", set.network),
-                    reason: "nothing is named that changes".into(),
-                    remedy: "add --addresses or another option",
-                });
+                let reason = "nothing is named that changes".to_owned();
+                return Err(wrong(reason, "add --addresses or another option"));
             }
             let body = json!({"gateway": patch});
             let now = s

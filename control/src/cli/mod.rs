@@ -15,6 +15,7 @@ mod options;
 mod policy;
 mod port;
 mod publish;
+mod services;
 mod show;
 mod stats;
 mod top;

@@ -12,6 +12,7 @@ use vswitch_core::wire::MacAddr;
 use vswitch_nat::gateway::{
     GatewayConfig, InterfaceConfig, MAX_ROUTES, Route, SnatConfig, contains,
 };
+use vswitch_nat::nptv6::Nptv6;
 use vswitch_nat::portalloc::Filtering;
 
 /// The gateway of a network. All gateways of a switch are interfaces of one router.
@@ -35,6 +36,9 @@ pub struct Gateway {
     /// Source translation of connections that leave by this network; masquerade for an uplink, none for others by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nat: Option<Nat>,
+    /// Prefixes of IPv6 that are translated towards this network, one to one (NPTv6), instead of addresses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nptv6: Vec<PrefixPair>,
     /// What lies behind routers of this network.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<StaticRoute>,
@@ -78,6 +82,38 @@ pub enum NatFiltering {
     /// Hosts and ports that were sent to.
     #[default]
     AddressAndPortDependent,
+}
+
+/// Two prefixes of the same length, of 64 bits at most, that stand for each other (RFC 6296).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PrefixPair {
+    /// As hosts inside have it.
+    pub internal: Cidr,
+    /// As hosts outside see it; it has to be routed to the gateway.
+    pub external: Cidr,
+}
+
+/// Most pairs of a gateway.
+const MAX_PAIRS: usize = 64;
+
+impl PrefixPair {
+    fn to_nptv6(&self) -> Result<Nptv6, String> {
+        let ((internal, len), (external, other)) = (self.internal.0, self.external.0);
+        let (IpAddr::V6(internal), IpAddr::V6(external)) = (internal, external) else {
+            let pair = format!("{} and {}", self.internal, self.external);
+            return Err(format!("{pair} aren't IPv6 prefixes"));
+        };
+        if len != other {
+            let pair = format!("{} and {}", self.internal, self.external);
+            return Err(format!("{pair} are of different lengths"));
+        }
+        Nptv6::new(internal, external, len).map_err(|e| e.to_string())
+    }
+}
+
+fn overlap(a: &Cidr, b: &Cidr) -> bool {
+    contains((a.0.0, a.0.1.min(b.0.1)), b.0.0)
 }
 
 fn mtu() -> u32 {
@@ -125,6 +161,30 @@ impl Gateway {
         })
     }
 
+    fn nptv6(&self) -> Vec<Nptv6> {
+        let pairs = self.nptv6.iter();
+        pairs.filter_map(|p| p.to_nptv6().ok()).collect()
+    }
+
+    fn check_nptv6(&self) -> Result<(), (String, &'static str)> {
+        if self.nptv6.len() > MAX_PAIRS {
+            let reason = format!("{} pairs of prefixes are too many", self.nptv6.len());
+            return Err((reason, "use 64 at most"));
+        }
+        for (i, p) in self.nptv6.iter().enumerate() {
+            if let Err(reason) = p.to_nptv6() {
+                return Err((reason, "write a pair like fd00:1:2::/48=2001:db8:1::/48"));
+            }
+            let earlier = self.nptv6.iter().take(i);
+            let same = |o: &&PrefixPair| overlap(&o.internal, &p.internal);
+            if let Some(other) = earlier.clone().find(same) {
+                let reason = format!("{} overlaps with {}", p.internal, other.internal);
+                return Err((reason, "translate each internal prefix once"));
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn check(&self, name: &str, network: &Network) -> Result<(), Problem> {
         let at = |field: &str, reason: String, remedy: &str| {
             let path = ["networks", name, "gateway", field];
@@ -170,6 +230,9 @@ impl Gateway {
             }
             _ => {}
         }
+        if let Err((reason, remedy)) = self.check_nptv6() {
+            return at("nptv6", reason, remedy);
+        }
         if self.routes.len() > MAX_ROUTES {
             let reason = format!("{} are too many", self.routes.len());
             return at("routes", reason, "use 4096 routes at most");
@@ -199,11 +262,8 @@ impl Topology {
             gateway.check(name, network)?;
             gateway.check_services(name, self)?;
             for a in &gateway.addresses {
-                let overlap = |b: &Cidr| {
-                    let len = a.0.1.min(b.0.1);
-                    contains((a.0.0, len), b.0.0)
-                };
-                if let Some((other, b)) = seen.iter().find(|(o, b)| *o != name && overlap(b)) {
+                let taken = seen.iter().find(|(o, b)| *o != name && overlap(a, b));
+                if let Some((other, b)) = taken {
                     return Err(Problem::at(
                         &["networks", name, "gateway", "addresses"],
                         format!("{a} overlaps with {b} of network `{other}`"),
@@ -211,6 +271,24 @@ impl Topology {
                     ));
                 }
                 seen.push((name, a));
+            }
+        }
+        self.check_external_prefixes(&seen)
+    }
+
+    /// What is seen outside leads to one place only.
+    fn check_external_prefixes(&self, addresses: &[(&String, &Cidr)]) -> Result<(), Problem> {
+        let mut seen: Vec<(&String, &Cidr)> = addresses.to_vec();
+        for (name, network) in &self.networks {
+            for p in network.gateway.iter().flat_map(|g| &g.nptv6) {
+                if let Some((other, taken)) = seen.iter().find(|(_, b)| overlap(&p.external, b)) {
+                    return Err(Problem::at(
+                        &["networks", name, "gateway", "nptv6"],
+                        format!("{} overlaps with {taken} of network `{other}`", p.external),
+                        "translate to a prefix that is routed to the gateway and used for nothing else",
+                    ));
+                }
+                seen.push((name, &p.external));
             }
         }
         Ok(())
@@ -241,6 +319,7 @@ impl Topology {
                 mtu: g.mtu,
                 uplink: g.uplink,
                 snat: g.snat(),
+                nptv6: g.nptv6(),
             });
             config.routes.extend(g.routes.iter().map(|r| Route {
                 to: r.to.0,

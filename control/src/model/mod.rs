@@ -17,11 +17,13 @@ mod tracking;
 pub use check::Problem;
 pub use diff::{Change, diff};
 pub use file::{TopologyError, from_toml, to_toml};
-pub use gateway::{Gateway, Nat, NatFiltering, StaticRoute};
+pub use gateway::{Gateway, Nat, NatFiltering, PrefixPair, StaticRoute};
 pub(crate) use policy::rule_name;
 pub use policy::{Policy, PolicyAction, PolicyRule};
 pub use publish::{Protocol, PublishedPort};
-pub use services::{Advertise, Dhcp, Dns, DnsRecord, DnsService, FixedLease, Range};
+pub use services::{
+    Advertise, AdvertisedPrefix, Dhcp, Dns, DnsRecord, DnsService, FixedLease, Range,
+};
 pub use tracking::Tracking;
 
 use crate::units::{BitRate, Cidr, FrameRate, Mac, Span, Vlans};

@@ -5,7 +5,7 @@
 
 use super::check::Problem;
 use super::{Gateway, Topology};
-use crate::units::{Mac, Span};
+use crate::units::{Cidr, Mac, Span};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -130,6 +130,15 @@ pub struct FixedLease {
 pub struct Advertise {
     /// The gateway isn't a default router.
     pub no_default_route: bool,
+    /// How long the gateway is a default router, up to 150m; 30 minutes by default, 0s: it isn't.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lifetime: Option<Span>,
+    /// MTU told to hosts; the gateway's by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
+    /// Prefixes told to hosts; those of the gateway's addresses by default.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub prefixes: Vec<AdvertisedPrefix>,
     /// Flag M: addresses come by DHCPv6, from a server of somebody else.
     pub managed: bool,
     /// Flag O: other configuration comes by DHCPv6; set by default where DNS is served.
@@ -142,6 +151,83 @@ pub struct Advertise {
     /// DNS search list (DNSSL); the domain of the network's DNS by default.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub search: Vec<String>,
+}
+
+/// A prefix in router advertisements.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AdvertisedPrefix {
+    /// The prefix.
+    pub prefix: Cidr,
+    /// Flag L: its addresses are reached directly.
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub on_link: bool,
+    /// Flag A: hosts make addresses of it (SLAAC).
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub autonomous: bool,
+    /// How long addresses of it are valid; 720h by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid: Option<Span>,
+    /// How long they are preferred; 168h by default, or as long as they are valid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preferred: Option<Span>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_true(value: &bool) -> bool {
+    *value
+}
+
+impl AdvertisedPrefix {
+    fn to_ra(&self) -> Option<ra::Prefix> {
+        let (IpAddr::V6(address), len) = self.prefix.0 else {
+            return None;
+        };
+        let usual = ra::Prefix::new(address, len);
+        let valid = self.valid.as_ref().map_or(usual.valid, |v| v.0);
+        Some(ra::Prefix {
+            on_link: self.on_link,
+            autonomous: self.autonomous,
+            valid,
+            preferred: match &self.preferred {
+                Some(p) => p.0,
+                None => usual.preferred.min(valid),
+            },
+            ..usual
+        })
+    }
+}
+
+/// As on a command line: `2001:db8::/64=no-autonomous+valid:1h`.
+impl FromStr for AdvertisedPrefix {
+    type Err = String;
+    fn from_str(text: &str) -> Result<AdvertisedPrefix, String> {
+        let wrong = || {
+            format!("`{text}` is not a prefix: write it like 2001:db8::/64=no-autonomous+valid:1h")
+        };
+        let (prefix, options) = text.split_once('=').unwrap_or((text, ""));
+        let mut read = AdvertisedPrefix {
+            prefix: prefix.parse().map_err(|_| wrong())?,
+            on_link: true,
+            autonomous: true,
+            valid: None,
+            preferred: None,
+        };
+        for option in options.split('+').filter(|o| !o.is_empty()) {
+            match option.split_once(':') {
+                None if option == "off-link" => read.on_link = false,
+                None if option == "no-autonomous" => read.autonomous = false,
+                Some(("valid", t)) => read.valid = Some(t.parse().map_err(|_| wrong())?),
+                Some(("preferred", t)) => read.preferred = Some(t.parse().map_err(|_| wrong())?),
+                _ => return Err(wrong()),
+            }
+        }
+        Ok(read)
+    }
 }
 
 /// DNS: names of ports, their aliases and of DHCP clients; the rest is asked of resolvers.
@@ -281,14 +367,20 @@ impl Gateway {
             given => given.to_vec(),
         };
         let mut config = ra::Config {
-            prefixes: self.v6().map(|(a, len)| ra::Prefix::new(a, len)).collect(),
+            prefixes: match &ra.prefixes[..] {
+                [] => self.v6().map(|(a, len)| ra::Prefix::new(a, len)).collect(),
+                given => given.iter().filter_map(AdvertisedPrefix::to_ra).collect(),
+            },
             managed: ra.managed,
             other: ra.other.unwrap_or(self.dns.is_some()),
-            mtu: Some(self.mtu).filter(|m| *m >= 1280),
+            mtu: ra.mtu.or(Some(self.mtu).filter(|m| *m >= 1280)),
             dns,
             search,
             ..ra::Config::default()
         };
+        if let Some(lifetime) = &ra.lifetime {
+            config.router_lifetime = lifetime.0;
+        }
         if ra.no_default_route {
             config.router_lifetime = Duration::ZERO;
         }
@@ -339,6 +431,17 @@ impl Gateway {
         if self.ra.is_some() && self.v6().next().is_none() {
             let reason = "the gateway has no IPv6 address".to_owned();
             return at("ra", reason, "give it one, such as 2001:db8::1/64");
+        }
+        if let Some(ra) = &self.ra {
+            let v4 = ra.prefixes.iter().find(|p| p.prefix.0.0.is_ipv4());
+            if let Some(p) = v4 {
+                let reason = format!("{} isn't an IPv6 prefix", p.prefix);
+                return at("ra", reason, "write one like 2001:db8::/64");
+            }
+            if let Some(mtu) = ra.mtu.filter(|m| *m > self.mtu) {
+                let reason = format!("MTU {mtu} is more than the gateway's {}", self.mtu);
+                return at("ra", reason, "lower it, or raise the gateway's mtu");
+            }
         }
         if let Some(dns) = &self.dns {
             if dns.upstream.len() > MAX_UPSTREAM {

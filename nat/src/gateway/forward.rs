@@ -74,6 +74,9 @@ impl Gateway {
         if e.meta.fragment {
             return self.fragment(cx, bridge, network, e);
         }
+        if self.segment(cx, bridge, network, e, false) {
+            return Err(DropReason::Consumed);
+        }
         self.whole(cx, bridge, network, e)
             .map(|(outcome, _)| outcome)
     }

@@ -2,6 +2,7 @@
 
 use super::flows::SnatConfig;
 use super::route::contains;
+use crate::nptv6::Nptv6;
 use std::net::{IpAddr, Ipv6Addr};
 use vswitch_core::bridge::NetworkId;
 use vswitch_core::wire::MacAddr;
@@ -23,6 +24,8 @@ pub struct InterfaceConfig {
     pub uplink: bool,
     /// Source translation of what leaves by it.
     pub snat: Option<SnatConfig>,
+    /// Prefixes that are translated towards the network, instead of addresses (RFC 6296).
+    pub nptv6: Vec<Nptv6>,
 }
 
 /// An interface as the data path uses it.
@@ -100,6 +103,7 @@ mod tests {
             mtu: 1500,
             uplink: false,
             snat: None,
+            nptv6: vec![],
         });
         assert_eq!(IpAddr::V6(i.link_local), ip("fe80::ff:fe00:fe"));
         assert!(i.has(ip("fe80::ff:fe00:fe")) && i.has(ip("192.0.2.1")));

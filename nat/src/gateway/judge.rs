@@ -6,6 +6,7 @@
 use super::Gateway;
 use super::flows::Way;
 use super::neigh::Resolved;
+use super::prefix::Mapped;
 use crate::Endpoint;
 use crate::conntrack::{ConnId, Dir, Tuple};
 use crate::policy::{Action, Compiled, Decision, Key, Mark, State};
@@ -282,7 +283,9 @@ impl Gateway {
         let uplink = from_network
             .and_then(|n| self.interface(n))
             .is_some_and(|i| i.config.uplink);
-        let uninvited = uplink && decision.rule.is_none() && original.dst() == reply.src();
+        let published = original.dst() != reply.src();
+        let published = published && self.inside_of(original.dst()) == Mapped::Not;
+        let uninvited = uplink && decision.rule.is_none() && !published;
         if decision.action == Action::Accept && !uninvited {
             self.note(id, &policy, decision, from);
             self.count(decision.rule, e);

@@ -13,6 +13,7 @@
 //! The whole gateway belongs to one worker; others hand it what is for it.
 
 mod datagram;
+mod dns;
 mod flows;
 mod forward;
 mod fragments;
@@ -21,6 +22,7 @@ mod judge;
 mod local;
 mod neigh;
 mod open;
+mod prefix;
 mod publish;
 mod related;
 mod resolve;
@@ -39,6 +41,7 @@ pub use show::NeighbourEntry;
 
 use crate::conntrack;
 use crate::frag::{FragConfig, Fragments};
+use crate::nptv6::Nptv6;
 use crate::policy::{Compiled, Names};
 use crate::reply::AnswerLimiter;
 use flows::Tracking;
@@ -91,6 +94,8 @@ pub struct Gateway {
     /// By network.
     interfaces: Vec<Option<Interface>>,
     routes: Routes,
+    /// Prefixes that are translated, and towards which network.
+    prefixes: Vec<(NetworkId, Nptv6)>,
     neighbours: Neighbours,
     published: Published,
     /// Made with the first gateway, on the worker that has it.
@@ -120,6 +125,7 @@ impl Default for Gateway {
         Gateway {
             interfaces: Vec::new(),
             routes: Routes::default(),
+            prefixes: Vec::new(),
             neighbours: Neighbours::default(),
             published: Published::default(),
             tracking: None,
@@ -182,6 +188,7 @@ impl Gateway {
         self.epoch = self.epoch.wrapping_add(1);
         self.published = Published::new(&config.published);
         self.take_policy(config.policy.clone());
+        self.configure_prefixes(cx.now, config);
         if cx.worker.0 == 0 {
             self.configure_tracking(cx.now, config);
         }

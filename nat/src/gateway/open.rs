@@ -1,13 +1,14 @@
 //! The first packet of a connection: where it leads, whether it may, and as what.
 //!
 //! In the order of netfilter's hooks: published ports and mappings in use say where it really goes (DNAT), the route says by which
-//! network, policy whether, and the network whether its source is translated (SNAT). A connection that comes back into
+//! network, policy whether, and the network whether its source is translated (SNAT, or by its prefix: [`super::prefix`]). A connection that comes back into
 //! the network it came from (hairpin) gets the gateway's own address as its source, or else the answers would
 //! take a short cut that doesn't translate them; one to another host's mapping has its own external endpoint (RFC 4787 REQ-9a).
 
 use super::flows::{Flow, Way, ZONE};
 use super::forward::{Follow, Outcome};
 use super::judge::Judged;
+use super::prefix::Mapped;
 use super::{Gateway, flows};
 use crate::Endpoint;
 use crate::conntrack::{ConfirmError, Dir, Pending, Tuple, User};
@@ -52,6 +53,16 @@ impl Gateway {
                 None => return self.local(cx, bridge, network, e).map(|o| (o, None)),
             }
         }
+        let mut towards = None;
+        match self.inside_of(asked.addr) {
+            _ if addressed => {}
+            Mapped::Not => {}
+            Mapped::To(inside, of) => {
+                dst.addr = inside;
+                towards = Some(of).filter(|of| *of != network);
+            }
+            Mapped::Nowhere => return Err(self.nowhere(cx, bridge, network, e)),
+        }
         let tuple = original.with_dst(dst.addr, dst.port);
         let admitted = self.admit(cx, bridge, network, e, &tuple, addressed);
         let (out, judged) = match admitted {
@@ -65,9 +76,19 @@ impl Gateway {
                 return Err(why);
             }
         };
-        let hairpin = addressed && out.network == network;
+        let hairpin = asked != dst && out.network == network;
         let mut source = src;
-        if through.is_some() || hairpin || self.snat(network, out.network) {
+        let towards = towards.unwrap_or(out.network);
+        let prefix = match through {
+            None if towards != network => self.outside_of(towards, src.addr),
+            _ => Mapped::Not,
+        };
+        if let Mapped::To(outside, _) = prefix {
+            source.addr = outside;
+        } else if prefix == Mapped::Nowhere {
+            self.give_back(cx, inside);
+            return Err(self.nowhere(cx, bridge, network, e));
+        } else if through.is_some() || hairpin || self.snat(network, out.network) {
             let internal = Internal {
                 zone: ZONE,
                 proto: original.proto,
@@ -123,6 +144,18 @@ impl Gateway {
             return Err(DropReason::Policy);
         }
         Ok(Some((out, judged)))
+    }
+
+    /// An address of a translated prefix that has no other side (RFC 6296 3.5).
+    fn nowhere(
+        &mut self,
+        cx: &mut Cx,
+        bridge: &mut Bridge,
+        network: NetworkId,
+        e: &Entry,
+    ) -> DropReason {
+        self.answer(cx, bridge, network, e, Cause::NetUnreachable);
+        DropReason::NoRoute
     }
 
     fn give_back(&mut self, cx: &Cx, leased: Option<flows::Leased>) {

@@ -6,6 +6,7 @@
 use super::Gateway;
 use super::flows::ZONE;
 use super::forward::Outcome;
+use super::prefix::Mapped;
 use crate::Endpoint;
 use crate::conntrack::{Dir, Tuple};
 use crate::hop::{self, Ttl};
@@ -64,8 +65,15 @@ impl Gateway {
         let translated = sent.dst() != back.src();
         // The end itself, or a router behind a published port, is known outside by the connection's address only.
         let hidden = outer_src == back.src() || translated && dir == Dir::Reply;
+        let (way, _) = self.way(id, dir)?;
+        let outer_src = match self.outside_of(way.network, outer_src) {
+            // A router inside has an address outside too.
+            Mapped::To(outside, _) if way.network != network => outside,
+            _ if hidden => sent.dst(),
+            _ => outer_src,
+        };
         let to = Translated {
-            outer: (if hidden { sent.dst() } else { outer_src }, sent.src()),
+            outer: (outer_src, sent.src()),
             quoted: (
                 Endpoint::new(sent.src(), sent.src_port),
                 Endpoint::new(sent.dst(), sent.dst_port),
@@ -75,7 +83,6 @@ impl Gateway {
                 Some(out.config.mtu)
             }),
         };
-        let (way, _) = self.way(id, dir)?;
         self.may_pass(cx, bridge, network, e, way.network)?;
         error
             .rewrite(&mut e.frame, &to)

@@ -1,19 +1,17 @@
-//! The services of a network, hooked into the gateway: DHCP, router advertisements and DNS.
+//! The services of a network, hooked into the gateway: DHCP, router advertisements and DNS (see [`super::dns`]).
 //!
 //! # Theory of operation
 //!
 //! What a container broadcasts to a server (DHCP, router solicitations) is taken off the flood; what it sends to one of the
-//! gateway's addresses comes by [`Gateway::serve`] before anything else there answers. The service's answer is sent at
-//! once, but for a DNS question that goes to a resolver: that is given to the [`Forwarder`], whose thread casts
-//! [`Gateway::take_responses`] to the worker when something is back.
+//! gateway's addresses comes by [`Gateway::serve`] before anything else there answers.
 //!
 //! DNS is served to hosts of the network alone, at the gateway's address of their prefix, so it is no open resolver.
 //! Leases put names into the zone: the address under the port's name, and the name that the client claims.
 
-use super::datagram::{self, Datagram};
+use super::datagram;
 use super::{Gateway, Interface};
 use crate::service::dhcp4::{self, Change};
-use crate::service::dns::{self, Client, Dns, Forwarder, Host, Transport, Zone, ZoneConfig};
+use crate::service::dns::{self, Dns, Forwarder, Host, Listener, Zone, ZoneConfig};
 use crate::service::{dhcp6, ra};
 use hashbrown::HashMap;
 use std::collections::VecDeque;
@@ -30,7 +28,7 @@ const SOLICITATION: u8 = 133;
 /// Changes kept for who asks; older ones are lost to events, not to the table.
 const CHANGES: usize = 4096;
 /// DNS responses taken at once; the rest come with the next turn.
-const RESPONSES: usize = 256;
+pub(super) const RESPONSES: usize = 256;
 
 /// What is served where.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,13 +59,15 @@ pub struct NetworkServices {
 }
 
 #[derive(Debug)]
-struct Served {
+pub(super) struct Served {
     config: NetworkServices,
     dhcp: Option<dhcp4::Server>,
     ra: Option<ra::Advertiser>,
     dhcp6: Option<dhcp6::Server>,
-    dns: Option<Dns>,
-    forwarder: Option<Arc<Forwarder>>,
+    pub(super) dns: Option<Dns>,
+    /// DNS by TCP.
+    pub(super) listener: Option<Listener>,
+    pub(super) forwarder: Option<Arc<Forwarder>>,
 }
 
 /// All services; see the module's head.
@@ -80,10 +80,16 @@ pub(super) struct Services {
 }
 
 impl Services {
-    fn get(&mut self, network: NetworkId) -> Option<&mut Served> {
+    pub(super) fn get(&mut self, network: NetworkId) -> Option<&mut Served> {
         self.networks
             .get_mut(usize::from(network.0))?
             .as_deref_mut()
+    }
+
+    /// Who asks resolvers.
+    pub(super) fn forwarders(&self) -> Vec<Arc<Forwarder>> {
+        let all = self.networks.iter().flatten();
+        all.filter_map(|s| s.forwarder.clone()).collect()
     }
 
     /// Whether a group frame asks a service.
@@ -114,12 +120,19 @@ impl Services {
 }
 
 impl Served {
-    fn new(config: NetworkServices, old: Option<Served>, own: &Interface, now: Nanos) -> Served {
+    fn new(
+        config: NetworkServices,
+        old: Option<Served>,
+        own: &Interface,
+        (now, random): (Nanos, u64),
+    ) -> Served {
         let (mut was, mut leases, mut advertiser, mut dns, mut forwarder) =
             (None, vec![], None, None, None);
+        let mut listener = None;
         if let Some(old) = old {
             leases = old.dhcp.as_ref().map_or(vec![], |d| d.leases(now));
             (advertiser, dns, forwarder) = (old.ra, old.dns, old.forwarder);
+            listener = old.listener;
             was = Some((old.config, old.dhcp));
         }
         let same = |f: fn(&NetworkServices, &NetworkServices) -> bool| {
@@ -159,6 +172,10 @@ impl Served {
         if dns.is_none() {
             forwarder = None;
         }
+        // Connections wait for answers of the service they asked.
+        let kept = listener.filter(|l| same_zone && l.mtu() == own.config.mtu);
+        let listen = || Listener::new(own.config.mtu, random, now);
+        let listener = dns.as_ref().map(|_| kept.unwrap_or_else(listen));
         let dhcp6 = config.dhcp6.as_ref();
         let dhcp6 = dhcp6.and_then(|c| dhcp6::Server::new(c, config.mac).ok());
         let mut served = Served {
@@ -166,6 +183,7 @@ impl Served {
             ra: advertiser,
             dhcp6,
             dns,
+            listener,
             forwarder,
             config,
         };
@@ -234,11 +252,12 @@ impl Gateway {
         let mut old = std::mem::take(&mut self.services.networks);
         for c in &config.networks {
             let i = usize::from(c.network.0);
+            let random = self.random();
             let Some(own) = self.interfaces.get(i).and_then(Option::as_ref) else {
                 continue;
             };
             let was = old.get_mut(i).and_then(Option::take).map(|b| *b);
-            let served = Served::new(c.clone(), was, own, cx.now);
+            let served = Served::new(c.clone(), was, own, (cx.now, random));
             if self.services.networks.len() <= i {
                 self.services.networks.resize_with(i + 1, || None);
             }
@@ -320,6 +339,7 @@ impl Gateway {
             None if datagram::icmp6_type(e) == Some(SOLICITATION) => {
                 self.solicited(cx, bridge, network, e)
             }
+            None => self.segment(cx, bridge, network, e, true),
             _ => false,
         }
     }
@@ -413,94 +433,7 @@ impl Gateway {
         }
     }
 
-    fn dns(&mut self, cx: &mut Cx, bridge: &mut Bridge, network: NetworkId, e: &Entry) -> bool {
-        let port = u32::from(self.ingress.0);
-        let Some(Datagram { from, to, payload }) = datagram::read(e) else {
-            // A damaged question isn't answered at all.
-            return self.services.get(network).is_some_and(|s| s.dns.is_some());
-        };
-        let asked_here = self.interface(network).is_some_and(|own| {
-            own.on_link(from.ip()) && own.source_for(from.ip()) == Some(to.ip())
-        });
-        let served = self.services.get(network).filter(|_| asked_here);
-        let Some((dns, forwarder)) = served.and_then(|s| Some((s.dns.as_mut()?, &s.forwarder)))
-        else {
-            return false;
-        };
-        let client = Client {
-            port,
-            address: from,
-            transport: Transport::Udp,
-        };
-        let answers = match dns.query(client, &payload, cx.now) {
-            dns::Verdict::Answer(answer) => vec![(client, answer)],
-            dns::Verdict::Forward(question) => {
-                let id = question.id;
-                let refused = match forwarder {
-                    Some(f) => f.submit(question).err(),
-                    None => Some(dns::Response {
-                        id,
-                        outcome: Err(dns::Failure::Busy),
-                    }),
-                };
-                refused.map_or(vec![], |r| dns.respond(r, cx.now))
-            }
-            dns::Verdict::Waiting | dns::Verdict::Drop => vec![],
-        };
-        cx.tick_by(dns.next_deadline());
-        if let [(_, answer)] = &answers[..] {
-            self.answer_to(cx, bridge, network, to, (e.meta.src, from), answer);
-        } else {
-            self.answers(cx, bridge, network, answers);
-        }
-        true
-    }
-
-    /// Takes what resolvers have answered.
-    pub fn take_responses(&mut self, cx: &mut Cx, bridge: &mut Bridge) {
-        let all = self.services.networks.iter().flatten();
-        let forwarders: Vec<_> = all.filter_map(|s| s.forwarder.clone()).collect();
-        for forwarder in forwarders {
-            for _ in 0..RESPONSES {
-                let Some(response) = forwarder.poll() else {
-                    break;
-                };
-                let network = NetworkId(response.tag());
-                let dns = self.services.get(network).and_then(|s| s.dns.as_mut());
-                let answers = dns.map_or(vec![], |d| d.respond(response, cx.now));
-                self.answers(cx, bridge, network, answers);
-            }
-            if !forwarder.responses().is_empty() {
-                cx.tick_by(cx.now);
-            }
-        }
-    }
-
-    /// Answers that clients have waited for.
-    fn answers(
-        &mut self,
-        cx: &mut Cx,
-        bridge: &mut Bridge,
-        network: NetworkId,
-        answers: Vec<(Client, Vec<u8>)>,
-    ) {
-        for (client, payload) in answers {
-            let hop = client.address.ip();
-            let from = self.interface(network).and_then(|i| i.source_for(hop));
-            let Some(from) = from else { return };
-            let from: SocketAddr = (from, dns::PORT).into();
-            match self.neighbours.mac_of(network, hop) {
-                Some(to) => {
-                    let to = (to, client.address);
-                    self.answer_to(cx, bridge, network, from, to, &payload);
-                }
-                // The client asks again, and gets it from the cache.
-                None => self.ask(cx, bridge, network, hop, None),
-            }
-        }
-    }
-
-    fn answer_to(
+    pub(super) fn answer_to(
         &mut self,
         cx: &mut Cx,
         bridge: &mut Bridge,
@@ -553,6 +486,7 @@ impl Gateway {
                 self.advertise(cx, bridge, network, to, m);
             }
             self.answers(cx, bridge, network, answers);
+            next = next.min(self.tick_connections(cx, bridge, network));
         }
         next
     }

@@ -382,6 +382,19 @@ fn sctp_left_to_offload_keeps_its_field() {
 }
 
 #[test]
+fn prefix_translation_keeps_sums_that_are_not_parsed() {
+    let end = |a: &str| Endpoint::new(a.parse().unwrap(), 0);
+    let far = end("2001:db8:2::1");
+    let (inside, outside) = (end("2001:db8:1::10"), end("2001:db8:f:fff1::10"));
+    for proto in [33, 136] {
+        assert!(Rewrite::new(proto, (inside, far), (outside, far)).is_ok());
+        assert!(Rewrite::new(proto, (far, outside), (far, inside)).is_ok());
+        let other = end("2001:db8:f:fff2::10");
+        assert!(Rewrite::new(proto, (inside, far), (other, far)).is_err());
+    }
+}
+
+#[test]
 fn what_can_not_be_kept_valid_is_refused_and_unchanged() {
     let (from, to) = ((v4(1, 1000), v4(2, 53)), (v4(3, 2000), v4(2, 53)));
     let six = Endpoint::new("2001:db8::1".parse().unwrap(), 1);

@@ -1,8 +1,11 @@
 //! The gateway: a router in the switch, with real containers on its networks.
 
 mod abuse;
+mod clients;
 mod commands;
+mod dns;
 mod nat;
+mod nptv6;
 mod policy;
 mod rfc;
 mod routing;

@@ -5,7 +5,7 @@ use vswitch_tests::{Background, Daemon, Lab, Node, tap_lab, wait_until};
 use crate::routing::attach;
 
 /// Serves TCP connections at a port: sends a byte, then keeps what comes until the end.
-const SERVE: &str = "\
+pub(crate) const SERVE: &str = "\
 import socket, sys, threading
 s = socket.socket(socket.AF_INET6); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 s.bind(('::', int(sys.argv[1]))); s.listen(64); print('ready', flush=True)
@@ -19,7 +19,7 @@ while True:
 ";
 
 /// Connects and says what became of it.
-const CONNECT: &str = "\
+pub(crate) const CONNECT: &str = "\
 import socket, sys, errno
 try:
     c = socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=float(sys.argv[3]))
@@ -29,7 +29,7 @@ except OSError as e: print(errno.errorcode.get(e.errno, e))
 ";
 
 /// Sends a datagram and says what became of it.
-const DATAGRAM: &str = "\
+pub(crate) const DATAGRAM: &str = "\
 import socket, sys, errno, time
 s = socket.socket(socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
 s.settimeout(5)
@@ -40,19 +40,19 @@ except socket.timeout: print('timeout')
 except OSError as e: print(errno.errorcode.get(e.errno, e))
 ";
 
-fn serve(node: &Node, port: &str) -> Background {
+pub(crate) fn serve(node: &Node, port: &str) -> Background {
     let mut server = node.spawn(&["python3", "-c", SERVE, port]);
     server.wait_for("ready");
     server
 }
 
-fn connect_within(node: &Node, to: &str, port: &str, seconds: &str) -> String {
+pub(crate) fn connect_within(node: &Node, to: &str, port: &str, seconds: &str) -> String {
     let said = node.ok(&["python3", "-c", CONNECT, to, port, seconds]);
     said.trim().to_owned()
 }
 
 /// A connection that should be answered either way.
-fn connect(node: &Node, to: &str, port: &str) -> String {
+pub(crate) fn connect(node: &Node, to: &str, port: &str) -> String {
     connect_within(node, to, port, "10")
 }
 

@@ -7,7 +7,7 @@ use crate::routing::attach;
 use vswitch_tests::{Background, Daemon, Lab, Mtu, Node, tap_lab, wait_until};
 
 /// Attaches a container without any address.
-fn attach_bare(d: &Daemon, node: &Node) {
+pub(crate) fn attach_bare(d: &Daemon, node: &Node) {
     let netns = format!("pid:{}", node.pid());
     let place = ["--network", "lan", "--netns", &netns, "--device", "eth0"];
     d.ctl(&[&["port", "add", node.name()][..], &place].concat());
@@ -15,22 +15,27 @@ fn attach_bare(d: &Daemon, node: &Node) {
 }
 
 /// A resolver that the daemon reaches, and a host outside that containers reach by translation.
-struct Site {
-    d: Daemon,
-    a: Node,
-    b: Node,
+pub(crate) struct Site {
+    pub(crate) d: Daemon,
+    pub(crate) a: Node,
+    pub(crate) b: Node,
+    pub(crate) outside: Node,
     _resolver: (Node, Background),
-    _outside: Node,
 }
 
-fn site(lab: &Lab, args: &[&str]) -> Site {
+pub(crate) fn site(lab: &Lab, args: &[&str]) -> Site {
     let d = lab.daemon_with().args(args).start();
     let resolver = lab.host("resolver");
     lab.link(d.host(), "out0", &resolver, "eth0", Mtu(1500));
     d.host().addr("out0", "203.0.113.1/30");
     resolver.addr("eth0", "203.0.113.2/30");
+    let big = format!(
+        "--txt-record=big.example{}",
+        format!(",{:x<200}", "").repeat(10)
+    );
     let mut dnsmasq = resolver.spawn(&[
         "dnsmasq",
+        &big,
         "-k",
         "--no-resolv",
         "--no-hosts",
@@ -92,12 +97,12 @@ fn site(lab: &Lab, args: &[&str]) -> Site {
         a,
         b,
         _resolver: (resolver, dnsmasq),
-        _outside: outside,
+        outside,
     }
 }
 
 /// Has udhcpc configure `eth0`; what it was told.
-fn udhcpc(lab: &Lab, node: &Node, name: &str) -> String {
+pub(crate) fn udhcpc(lab: &Lab, node: &Node, name: &str) -> String {
     let log = lab.dir().join(format!("{}.log", node.name()));
     let path = lab.dir().join(format!("{}.sh", node.name()));
     let text = format!(
@@ -121,6 +126,8 @@ fn udhcpc(lab: &Lab, node: &Node, name: &str) -> String {
         &path.display().to_string(),
         "-O",
         "search",
+        "-O",
+        "mtu",
         "-x",
         &format!("hostname:{name}"),
         "-t",
@@ -131,7 +138,7 @@ fn udhcpc(lab: &Lab, node: &Node, name: &str) -> String {
     fs::read_to_string(log).expect("the script's log")
 }
 
-fn dig(node: &Node, arguments: &[&str]) -> String {
+pub(crate) fn dig(node: &Node, arguments: &[&str]) -> String {
     let head = ["dig", "@192.0.2.1", "+short", "+tries=5", "+timeout=3"];
     node.ok(&[&head, arguments].concat()).trim().to_owned()
 }

@@ -16,7 +16,9 @@
 mod cache;
 mod exchange;
 mod forwarder;
+mod heard;
 mod limit;
+mod listener;
 mod reply;
 mod resolv;
 mod socket;
@@ -30,6 +32,8 @@ mod tests;
 pub use cache::CacheStats;
 pub use exchange::{Failure, Resolvers};
 pub use forwarder::{Forwarder, ForwarderConfig, ForwarderError, Random, os_random};
+pub use heard::{Resolved, resolved};
+pub use listener::{Listener, MAX_CONNECTIONS, MAX_PER_PORT, Peer, TcpQuery};
 pub use resolv::{ResolvConf, parse as parse_resolv_conf};
 pub use tcp::{Framing, MAX_WAITING, TooMuch, frame};
 pub use zone::{Host, RegisterError, Service, Zone, ZoneConfig};

@@ -32,6 +32,13 @@ impl Framing {
         Ok(())
     }
 
+    /// Length of the message that comes next, if that much of it is here.
+    #[must_use]
+    pub fn announced(&self) -> Option<usize> {
+        let head = self.bytes.get(self.at..)?.first_chunk::<2>()?;
+        Some(usize::from(u16::from_be_bytes(*head)))
+    }
+
     /// The next whole message.
     pub fn next_message(&mut self) -> Option<&[u8]> {
         let rest = self.bytes.get(self.at..)?;
