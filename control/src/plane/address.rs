@@ -13,7 +13,9 @@ use vswitch_core::wire::MacAddr;
 
 /// The port with the address that it keeps, if none is configured.
 pub(super) fn addressed<'a>(state: Option<&Path>, name: &str, port: &'a Port) -> Cow<'a, Port> {
-    let ours = matches!(port.kind, PortKind::Tap | PortKind::Veth) && !port.addresses.is_empty();
+    // One in our own namespace without addresses is left to its user.
+    let container = port.netns.is_some() || !port.addresses.is_empty();
+    let ours = matches!(port.kind, PortKind::Tap | PortKind::Veth) && container;
     match state {
         Some(state) if ours && port.mac.is_none() => {
             let machine = std::fs::read("/etc/machine-id").unwrap_or_default();
@@ -57,6 +59,10 @@ mod tests {
         assert_ne!(one, mac("/t", "a", &port));
         port.mac = Some("02:00:00:00:00:01".parse().unwrap());
         assert_eq!(mac("/s", "a", &port), "02:00:00:00:00:01".parse().unwrap());
+        // One that asks for its addresses is known by it.
+        let mut asking = Port::new("lan");
+        asking.netns = Some("web".into());
+        assert!(addressed(Some(Path::new("/s")), "a", &asking).mac.is_some());
         assert_eq!(addressed(None, "a", &Port::new("lan")).mac, None);
     }
 }
