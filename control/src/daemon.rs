@@ -9,7 +9,7 @@ use crate::handover;
 use crate::model::Topology;
 use crate::plane::{Plane, Watch};
 use crate::server::{self, ServerError, Socket};
-use crate::state::{StateError, StateFile};
+use crate::state::{StateError, StateFile, StateLock};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
@@ -92,6 +92,7 @@ pub struct Daemon {
     plane: Shared,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
+    _state: Option<StateLock>,
 }
 
 impl Daemon {
@@ -110,6 +111,7 @@ impl Daemon {
         };
         let metrics = options.metrics.map(server::bind_metrics).transpose()?;
         let state = options.state.map(StateFile);
+        let lock = state.as_ref().map(StateFile::claim).transpose()?.flatten();
         let (saved, fresh) = match (options.topology, &state) {
             (Some(t), _) => (t, true),
             (None, Some(file)) => (file.load()?, false),
@@ -170,6 +172,7 @@ impl Daemon {
             plane,
             stop: Some(stop),
             thread: Some(thread),
+            _state: lock,
         })
     }
 

@@ -4,6 +4,7 @@
 //! half. Mode 0600: it tells who may talk to whom.
 
 use crate::model::Topology;
+use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -29,6 +30,9 @@ pub enum StateError {
         /// Why.
         reason: String,
     },
+    /// Another daemon's.
+    #[error("opening state {}: another vswitchd keeps its state there; stop it, or choose another file with --state", .0.display())]
+    Taken(PathBuf),
     /// It can't be written.
     #[error("writing state {}: {source}; make its directory writable, or run with --no-state", path.display())]
     Write {
@@ -49,11 +53,36 @@ struct Saved {
     topology: Topology,
 }
 
+/// Keeps other daemons out of a state file as long as it lives.
+#[derive(Debug)]
+pub(crate) struct StateLock {
+    _file: Flock<File>,
+}
+
 /// Where state is kept.
 #[derive(Clone, Debug)]
 pub(crate) struct StateFile(pub(crate) PathBuf);
 
 impl StateFile {
+    /// Takes the file for this daemon: two would make each other's ports and overwrite each other's changes. A directory that
+    /// can't be written is told when there is something to save.
+    pub(crate) fn claim(&self) -> Result<Option<StateLock>, StateError> {
+        let mut path = self.0.clone().into_os_string();
+        path.push(".lock");
+        let opened = make_directory(&self.0).and_then(|_| {
+            let mut options = OpenOptions::new();
+            options.write(true).create(true).truncate(false).mode(0o600);
+            options.open(&path)
+        });
+        let Ok(file) = opened else {
+            return Ok(None);
+        };
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(file) => Ok(Some(StateLock { _file: file })),
+            Err(_) => Err(StateError::Taken(self.0.clone())),
+        }
+    }
+
     /// What was saved; nothing if there is no file yet.
     pub(crate) fn load(&self) -> Result<Topology, StateError> {
         let path = self.0.clone();
@@ -94,8 +123,8 @@ impl StateFile {
     }
 }
 
-/// Writes a file of JSON beside and renames it; see the module's head.
-pub(crate) fn write_private(path: &Path, value: &impl Serialize) -> io::Result<()> {
+/// The directory of a file, made if it isn't there.
+fn make_directory(path: &Path) -> io::Result<&Path> {
     let dir = path.parent().filter(|d| !d.as_os_str().is_empty());
     let dir = dir.unwrap_or(Path::new("."));
     if !dir.exists() {
@@ -104,6 +133,12 @@ pub(crate) fn write_private(path: &Path, value: &impl Serialize) -> io::Result<(
             .mode(0o700)
             .create(dir)?;
     }
+    Ok(dir)
+}
+
+/// Writes a file of JSON beside and renames it; see the module's head.
+pub(crate) fn write_private(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    let dir = make_directory(path)?;
     let mut beside = path.to_owned().into_os_string();
     beside.push(".new");
     // One that a crash left behind may have another mode.
@@ -138,6 +173,11 @@ mod tests {
         assert_eq!(file.load().unwrap(), t);
         let mode = fs::metadata(&file.0).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+        let lock = file.claim().unwrap();
+        assert!(lock.is_some());
+        assert!(matches!(file.claim(), Err(StateError::Taken(_))));
+        drop(lock);
+        assert!(file.claim().unwrap().is_some());
         fs::write(&file.0, "{\"format\":9").unwrap();
         assert!(matches!(file.load(), Err(StateError::Parse { .. })));
     }

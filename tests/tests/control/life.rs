@@ -40,6 +40,31 @@ fn a_second_daemon_is_kept_out() {
     let (code, log) = second.wait_end();
     assert_eq!(code, Some(1), "{log}");
     assert!(log.contains("another vswitchd has it"), "{log}");
+    // With another socket it would still make the same ports, and overwrite what the first one saves.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let socket = elsewhere.path().join("other.sock");
+    let socket = socket.to_str().unwrap();
+    let state = elsewhere.path().join("state.json");
+    let state = state.to_str().unwrap();
+    let program = vswitch_tests::program("vswitchd");
+    let kept = d.socket().with_file_name("state.json");
+    let args = |state| [&program, "run", "--socket", socket, "--state", state];
+    let out = d.host().run(&args(kept.to_str().unwrap()));
+    assert_eq!(out.code, Some(1), "{out}");
+    assert!(out.stderr.contains("another vswitchd keeps its"), "{out}");
+    assert!(out.stderr.contains("--state"), "{out}");
+    let third = d.host().spawn(&args(state));
+    let asked = [
+        &vswitch_tests::program("vswitchctl"),
+        "--socket",
+        socket,
+        "network",
+        "show",
+    ];
+    vswitch_tests::wait_until("the one with its own state", || {
+        d.host().run(&asked).success()
+    });
+    drop(third);
     d.ctl(&["network", "add", "lan"]);
 }
 
