@@ -172,6 +172,7 @@ impl Plane {
         wanted.check().map_err(|p| p.refusal("applying"))?;
         let changes = diff(&self.desired, &wanted);
         let opened = self.prepare(&wanted, handed, lenient)?;
+        let set = self.set_up_or_down(&wanted);
         self.commit(wanted, opened)?;
         for c in &changes {
             tracing::info!(act = %c.act, thing = %c.thing, name = %c.name, "configured");
@@ -184,10 +185,34 @@ impl Plane {
             record.reason = Some(format!("{} {}", c.act, c.thing));
             self.bus.tell(record);
         }
+        for (name, up) in set {
+            self.tell_set(name, up);
+        }
         if !lenient && !changes.is_empty() {
             self.save()?;
         }
         Ok(changes)
+    }
+
+    /// Ports that stay and are set up or down by `wanted`.
+    fn set_up_or_down(&self, wanted: &Topology) -> Vec<(String, bool)> {
+        let turned = |(name, port): (&String, &Port)| {
+            let new = wanted.ports.get(name)?;
+            (new.up != port.up).then(|| (name.clone(), new.up))
+        };
+        self.desired.ports.iter().filter_map(turned).collect()
+    }
+
+    /// Tells that a port was set up or down; one that is broken doesn't come up by that.
+    fn tell_set(&self, name: String, up: bool) {
+        let live = self.ports.get(&name);
+        if up && !live.is_some_and(|l| l.open && l.fault.is_none() && l.looped.is_none()) {
+            return;
+        }
+        let mut record = Record::now(if up { "port_up" } else { "port_down" });
+        record.reason = (!up).then(|| "set down".to_owned());
+        record.port = Some(name);
+        self.bus.tell(record);
     }
 
     fn state_path(&self) -> Option<&std::path::Path> {

@@ -164,7 +164,13 @@ impl PortIo for Dgram {
                 if self.told {
                     Ok(Some(due))
                 } else {
-                    Err(self.disconnected(e))
+                    Err(match e {
+                        UnixError::Socket {
+                            source: Errno::ENOENT | Errno::ECONNREFUSED,
+                            ..
+                        } => self.disconnected("no peer yet"),
+                        e => self.disconnected(e),
+                    })
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! Ports of containers: real traffic, the end of a container, queues handed over.
 
-use vswitch_tests::{Lab, Node, tap_lab, wait_until};
+use vswitch_tests::{Lab, Node, lab, tap_lab, wait_until};
 
 fn connect(d: &vswitch_tests::Daemon, node: &Node, address: &str) {
     let netns = format!("pid:{}", node.pid());
@@ -51,6 +51,15 @@ fn two_containers_talk_and_counters_tell() {
         stats["ports"][0]["rx_frames"].as_u64().unwrap() > 0,
         "{stats}"
     );
+    let events = d.spawn_ctl(&["events", "--only", "port_up,port_down"]);
+    wait_until("link events", || {
+        // Not kept for who comes later, so it is done until the watcher is there.
+        d.ctl(&["port", "set", "a", "--up", "off"]);
+        d.ctl(&["port", "set", "a", "--up", "on"]);
+        let seen = events.output();
+        seen.contains("port_down port=a: set down\n") && seen.contains("port_up port=a\n")
+    });
+    drop(events);
     d.ctl(&["port", "set", "b", "--up", "off"]);
     assert_eq!(d.ctl_json(&["port", "show", "b"])[0]["state"], "admin-down");
     a.assert_no_ping("192.0.2.2");
@@ -59,6 +68,29 @@ fn two_containers_talk_and_counters_tell() {
     d.assert_ledger();
     let removed = d.ctl_json(&["fdb", "flush", "lan"]);
     assert!(removed["removed"].as_u64().is_some(), "{removed}");
+}
+
+#[test]
+fn a_socket_without_a_peer_says_so_briefly() {
+    let lab = lab!("ctl-peer");
+    let d = lab.daemon();
+    d.ctl(&["network", "add", "lan"]);
+    let dir = d.socket().with_file_name("peers");
+    std::fs::create_dir(&dir).unwrap();
+    let at = |name: &str| dir.join(name).to_str().unwrap().to_owned();
+    let (ours, theirs) = (at("ours"), at("theirs"));
+    let add = ["port", "add", "tool", "--network", "lan", "--kind", "dgram"];
+    d.ctl(&[&add[..], &["--listen", &ours, "--connect", &theirs]].concat());
+    let reason = || {
+        let port = d.ctl_json(&["port", "show", "tool"]);
+        port[0]["reason"].as_str().unwrap_or_default().to_owned()
+    };
+    wait_until("the port to be down", || !reason().is_empty());
+    let wanted = format!("peer not connected: datagram socket `{theirs}`: no peer yet");
+    assert_eq!(reason(), wanted);
+    // A socket that nobody serves any more is the same.
+    drop(std::os::unix::net::UnixDatagram::bind(&theirs).unwrap());
+    assert_eq!(reason(), wanted);
 }
 
 #[test]
