@@ -231,7 +231,7 @@ pub(crate) async fn end(
         "ending",
         format!("capture `{id}`"),
         "no such capture",
-        "GET /v1/captures lists what there is",
+        "`vswitchctl capture --list` shows what there is",
     )))
 }
 

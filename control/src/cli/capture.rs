@@ -6,6 +6,7 @@ use super::{CtlError, Done, Session, show};
 use crate::api::ID_HEADER;
 use crate::client::{ClientError, escape};
 use crate::pcapng::{Block, Blocks};
+use crate::plane::CaptureView;
 use clap::ValueEnum;
 use http_body_util::BodyExt;
 use std::fs::File;
@@ -55,9 +56,15 @@ pub(super) struct Capture {
     /// Show dropped frames too, with the reason; `--drops=only` shows nothing else.
     #[arg(long, value_enum, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     drops: Option<Drops>,
+    /// End a capture that runs; --list tells its number.
+    #[arg(long, value_name = "ID", conflicts_with_all = ["list", "ports", "count", "drops", "filter", "seconds", "snaplen", "write"])]
+    end: Option<u32>,
     /// Only frames that pass this filter.
     #[arg(long, short, value_name = "FILTER")]
     filter: Option<String>,
+    /// List the captures that run, of all clients.
+    #[arg(long, conflicts_with_all = ["ports", "count", "drops", "filter", "seconds", "snaplen", "write"])]
+    list: bool,
     /// End after this many seconds.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     seconds: Option<u64>,
@@ -148,6 +155,14 @@ struct Progress {
 }
 
 pub(super) async fn run(s: &Session, c: Capture) -> Done {
+    if let Some(id) = c.end {
+        let path = format!("/v1/captures/{id}");
+        s.client.call("DELETE", &path, None).await?;
+        return Ok(());
+    }
+    if c.list {
+        return list(s).await;
+    }
     let to_stdout = c.write.as_deref() == Some(Path::new("-"));
     if to_stdout && io::stdout().is_terminal() {
         return Err(CtlError::Usage {
@@ -171,6 +186,28 @@ pub(super) async fn run(s: &Session, c: Capture) -> Done {
         eprintln!("{frames} frames captured, {lost} lost");
     }
     done
+}
+
+async fn list(s: &Session) -> Done {
+    let all: Vec<CaptureView> = s.client.get("/v1/captures").await?;
+    if s.json {
+        return show::json(&all);
+    }
+    let row = |c: &CaptureView| {
+        let ports = if c.ports.is_empty() {
+            "all".to_owned()
+        } else {
+            c.ports.join(",")
+        };
+        let counts = [c.seen, c.passed, c.lost].map(|n| n.to_string());
+        let mut cells = vec![c.id.to_string(), ports];
+        cells.push(c.filter.clone().unwrap_or_else(|| "-".into()));
+        cells.extend(counts);
+        cells
+    };
+    let rows = all.iter().map(row).collect();
+    let head = ["ID", "PORTS", "FILTER", "SEEN", "PASSED", "LOST"];
+    show::table(&head, rows, "no captures")
 }
 
 async fn follow(

@@ -91,7 +91,7 @@ impl Plane {
                 "beginning",
                 "a capture",
                 format!("{MAX_CAPTURES} are running"),
-                "end one: GET /v1/captures lists them, DELETE /v1/captures/ID ends one",
+                "end one: `vswitchctl capture --list` lists them, `--end ID` ends one",
             ));
         }
         let ready = Arc::new(Notify::new());

@@ -90,6 +90,22 @@ fn frames(output: &Output) -> u64 {
 }
 
 #[test]
+fn captures_are_listed_and_ended_from_outside() {
+    let lab = tap_lab!("ctl-capture-list");
+    let (d, _a, _b) = two(&lab);
+    assert_eq!(d.ctl(&["capture", "--list"]).trim_end(), "no captures");
+    let running = begin(&d, &["a", "-f", "icmp"]);
+    let listed = d.ctl(&["capture", "--list"]);
+    assert!(listed.contains("a      icmp"), "{listed}");
+    let listed = d.ctl_json(&["capture", "--list"]);
+    let id = listed[0]["id"].to_string();
+    d.ctl(&["capture", "--end", &id]);
+    let output = running.ctl.finish(Duration::from_secs(20));
+    assert!(output.success(), "{output}");
+    assert_eq!(captures(&d), 0);
+}
+
+#[test]
 fn a_ping_is_seen_both_ways_with_names_and_sound_checksums() {
     let lab = tap_lab!("ctl-capture-ping");
     let (d, a, _b) = two(&lab);
