@@ -21,6 +21,9 @@ pub enum ClientError {
         /// Why.
         source: std::io::Error,
     },
+    /// A name in the request is empty.
+    #[error("naming what is meant: the name is empty; write one")]
+    Nameless,
     /// The daemon said no.
     #[error("{0}")]
     Refused(Refusal),
@@ -65,6 +68,9 @@ impl Client {
         path: &str,
         body: Option<&Value>,
     ) -> Result<Response<Incoming>, ClientError> {
+        if nameless(path) {
+            return Err(ClientError::Nameless);
+        }
         let stream = UnixStream::connect(&self.socket).await;
         let stream = stream.map_err(|source| ClientError::Unreachable {
             path: self.socket.clone(),
@@ -120,6 +126,12 @@ impl Client {
         let value = self.call("GET", path, None).await?;
         serde_json::from_value(value).map_err(broken)
     }
+}
+
+/// Whether a name in the path is empty.
+fn nameless(path: &str) -> bool {
+    let path = path.split('?').next().unwrap_or(path);
+    path.contains("//") || (path.ends_with('/') && path != "/v1/")
 }
 
 /// A name as part of a path (RFC 3986 2.1).

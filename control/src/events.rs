@@ -16,6 +16,22 @@ const QUEUE: usize = 1024;
 /// Events a listener may be behind.
 const BACKLOG: usize = 256;
 
+/// Events there are.
+pub(crate) const NAMES: [&str; 12] = [
+    "configured",
+    "lease",
+    "limit_reached",
+    "loop_cleared",
+    "loop_detected",
+    "lost",
+    "mac_aged",
+    "mac_learned",
+    "mac_moved",
+    "policy",
+    "port_down",
+    "port_up",
+];
+
 /// An event as listeners see it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Record {

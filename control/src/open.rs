@@ -78,7 +78,7 @@ fn handed_tap(name: &str, handed: Option<&OwnedFd>) -> Result<Opened, Refusal> {
         .try_clone()
         .map_err(|e| refused(name, e, "raise the limit of open files"))?;
     let tap = Tap::new(fd, Offloads::ALL).map_err(|e| {
-        let remedy = "open it with IFF_TAP, IFF_NO_PI and IFF_VNET_HDR";
+        let remedy = "hand over a queue of a TAP device";
         refused(name, e, remedy)
     })?;
     Ok(Opened {

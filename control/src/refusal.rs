@@ -69,8 +69,10 @@ impl Refusal {
         let names: Vec<&String> = names.into_iter().collect();
         let remedy = match nearest(name, names.iter().map(|n| n.as_str())) {
             Some(near) => format!("did you mean `{near}`?"),
-            None if names.is_empty() => format!("there is no {what} yet: `vswitchctl {what} add`"),
-            None => format!("`vswitchctl {what} show` lists what there is"),
+            None if names.is_empty() => {
+                format!("there is no {what} yet: `vswitchctl {} add`", command(what))
+            }
+            None => format!("`vswitchctl {} show` lists what there is", command(what)),
         };
         let thing = format!("{what} `{name}`");
         Refusal::new(
@@ -108,6 +110,14 @@ impl Refusal {
             400..=499 => Kind::Invalid,
             _ => Kind::Failed,
         }
+    }
+}
+
+/// The command that is about such things.
+pub(crate) fn command(what: &str) -> &str {
+    match what {
+        "published port" => "publish",
+        other => other,
     }
 }
 

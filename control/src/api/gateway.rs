@@ -118,7 +118,7 @@ pub(crate) async fn publish(
     let config = port.clone();
     change(&plane, |t| {
         if t.publish.contains_key(&name) {
-            return Err(exists("publishing", "publish", &name));
+            return Err(exists("adding", "published port", &name));
         }
         t.publish.insert(name.clone(), port);
         Ok(())

@@ -20,7 +20,7 @@ pub use switch::openapi;
 
 use crate::model::{Change, Topology};
 use crate::plane::Plane;
-use crate::refusal::{Kind, Refusal};
+use crate::refusal::{self, Kind, Refusal};
 use answer::Fail;
 use axum::Router;
 use axum::routing::{get, post};
@@ -161,12 +161,17 @@ fn change(
 }
 
 pub(crate) fn exists(act: &str, what: &str, name: &str) -> Refusal {
+    let command = refusal::command(what);
+    let remedy = match what {
+        "mirror" | "published port" => format!("delete it first with `vswitchctl {command} del`"),
+        _ => format!("change it with `vswitchctl {command} set`"),
+    };
     Refusal::new(
         Kind::Conflict,
         act,
         format!("{what} `{name}`"),
         "it exists already",
-        format!("change it with `vswitchctl {what} set`, or take another name"),
+        format!("{remedy}, or take another name"),
     )
 }
 

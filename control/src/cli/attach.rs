@@ -1,10 +1,10 @@
 //! `vswitchctl attach`: connects a container in one command.
 
-use super::options::{PortOptions, patch};
+use super::options::{PortOptions, patch, with_length};
 use super::{CtlError, Done, Session, show};
 use crate::client::escape;
 use crate::units::{Cidr, Mac};
-use clap::{Args, ValueEnum};
+use clap::{ArgGroup, Args, ValueEnum};
 use serde::Serialize;
 use serde_json::Value;
 use std::net::IpAddr;
@@ -23,6 +23,7 @@ enum Device {
 
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP, next_display_order = None)]
+#[command(group = ArgGroup::new("container").required(true).args(["netns", "pid"]))]
 pub(super) struct Attach {
     /// The network to connect it to.
     network: String,
@@ -37,6 +38,7 @@ pub(super) struct Attach {
         long,
         value_delimiter = ',',
         value_name = "ADDRESS/LEN",
+        value_parser = with_length,
         required = true
     )]
     ip: Vec<Cidr>,
@@ -47,7 +49,7 @@ pub(super) struct Attach {
     #[arg(long)]
     name: Option<String>,
     /// The container's network namespace: a path, or a name under /run/netns.
-    #[arg(long, required_unless_present = "pid", conflicts_with = "pid")]
+    #[arg(long)]
     netns: Option<String>,
     /// A process of the container.
     #[arg(long)]

@@ -1,12 +1,12 @@
 //! `vswitchctl gateway`: the router's ports in networks.
 
+use super::options::{on_off, with_length};
 use super::services::{DhcpOptions, DnsOptions, Member, RaOptions, members};
 use super::{CtlError, Done, Session, show};
 use crate::client::escape;
 use crate::model::{NatFiltering, PrefixPair};
 use crate::plane::{LeaseView, NeighbourView, NetworkView};
 use crate::units::{Cidr, Mac, Ports};
-use clap::builder::BoolishValueParser;
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 use std::net::IpAddr;
@@ -35,7 +35,7 @@ pub(super) struct Set {
     /// The network.
     network: String,
     /// Addresses with the length of the network's prefix.
-    #[arg(long, value_delimiter = ',', value_name = "ADDRESS/LEN")]
+    #[arg(long, value_delimiter = ',', value_name = "ADDRESS/LEN", value_parser = with_length)]
     addresses: Option<Vec<Cidr>>,
     /// MAC address [default: made of the network's name].
     #[arg(long)]
@@ -47,7 +47,7 @@ pub(super) struct Set {
     #[arg(long, value_delimiter = ',', value_name = "PREFIX=ROUTER")]
     route: Option<Vec<RouteArg>>,
     /// Source translation of what leaves by the network: on is masquerade [default: on for uplinks].
-    #[arg(long, value_name = "on|off", value_parser = BoolishValueParser::new())]
+    #[arg(long, value_name = "on|off", value_parser = on_off)]
     nat: Option<bool>,
     /// External addresses of source translation, instead of the gateway's own.
     #[arg(long, value_delimiter = ',', value_name = "ADDRESS")]
@@ -62,7 +62,7 @@ pub(super) struct Set {
     #[arg(long, value_delimiter = ',', value_name = "PREFIX=PREFIX|none")]
     nptv6: Option<Vec<Member<PairArg>>>,
     /// The network leads outside: what comes from it gets in only if it was asked for, or is published.
-    #[arg(long, value_name = "on|off", value_parser = BoolishValueParser::new())]
+    #[arg(long, value_name = "on|off", value_parser = on_off)]
     uplink: Option<bool>,
     /// VLAN of the gateway, in a VLAN-aware network [default: 1].
     #[arg(long)]
@@ -221,7 +221,7 @@ pub(super) async fn run(s: &Session, command: Gateway) -> Done {
                 return show::json(&with);
             }
             let rows = with.iter().filter_map(row).collect();
-            let head = ["NETWORK", "ADDRESSES", "MAC", "MTU", "ROUTES"];
+            let head = ["NETWORK", "ADDRESSES", "MAC", "MTU", "ROUTES", "OPTIONS"];
             show::table(&head, rows, "no gateways")
         }
     }
@@ -237,5 +237,21 @@ fn row(n: &NetworkView) -> Option<Vec<String>> {
         g.mac_in(&n.name).to_string(),
         g.mtu.to_string(),
         routes.collect::<Vec<_>>().join(", "),
+        options(g),
     ])
+}
+
+/// What it does besides routing.
+fn options(g: &crate::model::Gateway) -> String {
+    // An uplink translates if nothing is said.
+    let nat = g.nat.as_ref().map_or(g.uplink, |n| !n.off);
+    let on = [
+        ("uplink", g.uplink),
+        ("nat", nat),
+        ("dhcp", g.dhcp.is_some()),
+        ("ra", g.ra.is_some()),
+        ("dns", g.dns.is_some()),
+    ];
+    let names = on.iter().filter(|(_, on)| *on).map(|(name, _)| *name);
+    names.collect::<Vec<_>>().join(",")
 }

@@ -141,7 +141,7 @@ impl CtlError {
             CtlError::Closed => 0,
             CtlError::Client(ClientError::Unreachable { .. }) => 3,
             CtlError::Client(ClientError::Refused(r)) if r.kind == Kind::NotFound => 4,
-            CtlError::Usage { .. } => 2,
+            CtlError::Usage { .. } | CtlError::Client(ClientError::Nameless) => 2,
             _ => 1,
         }
     }

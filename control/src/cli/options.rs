@@ -4,10 +4,30 @@ use super::CtlError;
 use crate::model::{PortKind, Receive};
 use crate::units::{BitRate, Cidr, FrameRate, Mac, Span, Vlans};
 use clap::Args;
-use clap::builder::BoolishValueParser;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::net::IpAddr;
+
+/// `on` or `off`, or another word for it.
+pub(super) fn on_off(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "on" | "yes" | "true" | "1" => Ok(true),
+        "off" | "no" | "false" | "0" => Ok(false),
+        _ => Err("write on or off".into()),
+    }
+}
+
+/// An interface's address. One without a length would be alone in its prefix, which nobody means.
+pub(super) fn with_length(text: &str) -> Result<Cidr, String> {
+    let address: Cidr = text.parse().map_err(|e| format!("{e}"))?;
+    if text.contains('/') {
+        return Ok(address);
+    }
+    let len = if address.0.0.is_ipv4() { 24 } else { 64 };
+    Err(format!(
+        "the length of the network's prefix is missing: write it like {text}/{len}"
+    ))
+}
 
 #[derive(Debug, Default, Args, Serialize)]
 pub(super) struct NetworkOptions {
@@ -16,7 +36,7 @@ pub(super) struct NetworkOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     ageing: Option<Span>,
     /// A leave message ends a multicast membership at once.
-    #[arg(long, value_name = "on|off", hide_possible_values = true, value_parser = BoolishValueParser::new())]
+    #[arg(long, value_name = "on|off", value_parser = on_off)]
     #[serde(skip_serializing_if = "Option::is_none")]
     fast_leave: Option<bool>,
     /// Most FDB entries [default: 65536].
@@ -40,15 +60,15 @@ pub(super) struct NetworkOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     membership: Option<Span>,
     /// The switch itself asks for multicast memberships.
-    #[arg(long, value_name = "on|off", hide_possible_values = true, value_parser = BoolishValueParser::new())]
+    #[arg(long, value_name = "on|off", value_parser = on_off)]
     #[serde(skip_serializing_if = "Option::is_none")]
     querier: Option<bool>,
     /// Snoop IGMP and MLD.
-    #[arg(long, value_name = "on|off", hide_possible_values = true, value_parser = BoolishValueParser::new())]
+    #[arg(long, value_name = "on|off", value_parser = on_off)]
     #[serde(skip_serializing_if = "Option::is_none")]
     snooping: Option<bool>,
     /// 802.1Q tags select VLANs.
-    #[arg(long, value_name = "on|off", hide_possible_values = true, value_parser = BoolishValueParser::new())]
+    #[arg(long, value_name = "on|off", value_parser = on_off)]
     #[serde(skip_serializing_if = "Option::is_none")]
     vlan_aware: Option<bool>,
 }
@@ -70,7 +90,7 @@ pub(super) struct PortOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     allowed_macs: Option<Vec<Mac>>,
     /// Drop ARP and ND claims of addresses that aren't allowed.
-    #[arg(long, value_name = "on|off", hide_possible_values = true, value_parser = BoolishValueParser::new())]
+    #[arg(long, value_name = "on|off", value_parser = on_off)]
     #[serde(skip_serializing_if = "Option::is_none")]
     arp_inspection: Option<bool>,
     /// Limit of broadcast frames received.
@@ -82,7 +102,7 @@ pub(super) struct PortOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     egress_rate: Option<BitRate>,
     /// May send a frame back where it came from.
-    #[arg(long, value_name = "on|off", hide_possible_values = true, value_parser = BoolishValueParser::new())]
+    #[arg(long, value_name = "on|off", value_parser = on_off)]
     #[serde(skip_serializing_if = "Option::is_none")]
     hairpin: Option<bool>,
     /// Most bits per second received.
@@ -90,7 +110,7 @@ pub(super) struct PortOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     ingress_rate: Option<BitRate>,
     /// Exchange no frame with other isolated ports.
-    #[arg(long, value_name = "on|off", hide_possible_values = true, value_parser = BoolishValueParser::new())]
+    #[arg(long, value_name = "on|off", value_parser = on_off)]
     #[serde(skip_serializing_if = "Option::is_none")]
     isolated: Option<bool>,
     /// Labels, by which policies speak of it.
@@ -98,11 +118,11 @@ pub(super) struct PortOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     labels: Option<Vec<String>>,
     /// Learn source MACs [default: on].
-    #[arg(long, value_name = "on|off", hide_possible_values = true, value_parser = BoolishValueParser::new())]
+    #[arg(long, value_name = "on|off", value_parser = on_off)]
     #[serde(skip_serializing_if = "Option::is_none")]
     learning: Option<bool>,
     /// Send loop probes, and shut the port when one comes back [default: on].
-    #[arg(long, value_name = "on|off", hide_possible_values = true, value_parser = BoolishValueParser::new())]
+    #[arg(long, value_name = "on|off", value_parser = on_off)]
     #[serde(skip_serializing_if = "Option::is_none")]
     loop_guard: Option<bool>,
     /// Most MACs learned.
@@ -118,7 +138,7 @@ pub(super) struct PortOptions {
     #[serde(skip)]
     multicast_limit: Option<FrameRate>,
     /// A multicast router is behind the port.
-    #[arg(long, value_name = "on|off", hide_possible_values = true, value_parser = BoolishValueParser::new())]
+    #[arg(long, value_name = "on|off", value_parser = on_off)]
     #[serde(skip_serializing_if = "Option::is_none")]
     multicast_router: Option<bool>,
     /// VLAN of untagged frames received; 0 refuses them [default: 1].
@@ -138,7 +158,7 @@ pub(super) struct PortOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     untagged: Option<Vlans>,
     /// Whether frames may pass [default: on].
-    #[arg(long, value_name = "on|off", hide_possible_values = true, value_parser = BoolishValueParser::new())]
+    #[arg(long, value_name = "on|off", value_parser = on_off)]
     #[serde(skip_serializing_if = "Option::is_none")]
     up: Option<bool>,
 }
@@ -148,7 +168,7 @@ pub(super) struct PortOptions {
 #[command(next_help_heading = "Where its frames come from and go to")]
 pub(super) struct PortPlace {
     /// Addresses of the container's interface.
-    #[arg(long, value_delimiter = ',', value_name = "ADDRESS/LEN")]
+    #[arg(long, value_delimiter = ',', value_name = "ADDRESS/LEN", value_parser = with_length)]
     #[serde(skip_serializing_if = "Option::is_none")]
     addresses: Option<Vec<Cidr>>,
     /// Unix socket to connect to (stream) or send to (dgram).

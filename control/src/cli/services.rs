@@ -7,7 +7,6 @@ use super::options::patch;
 use crate::model::{AdvertisedPrefix, DnsRecord, DnsService, FixedLease};
 use crate::units::{Mac, Span};
 use clap::Args;
-use clap::builder::BoolishValueParser;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -131,7 +130,7 @@ impl FromStr for Fixed {
 #[command(next_help_heading = "Router advertisements")]
 pub(super) struct RaOptions {
     /// Advertise the IPv6 prefixes (SLAAC), and the gateway as a router.
-    #[arg(id = "ra", long = "ra", value_name = "on|off", hide_possible_values = true, value_parser = BoolishValueParser::new())]
+    #[arg(id = "ra", long = "ra", value_name = "on|off", value_parser = super::options::on_off)]
     #[serde(skip)]
     on: Option<bool>,
     /// DNS servers told to hosts [default: the gateway, if it serves DNS].
@@ -148,7 +147,7 @@ pub(super) struct RaOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     lifetime: Option<Span>,
     /// Flag M: addresses come by DHCPv6, from a server of somebody else [default: off].
-    #[arg(id = "ra-managed", long = "ra-managed", value_name = "on|off", hide_possible_values = true, value_parser = BoolishValueParser::new())]
+    #[arg(id = "ra-managed", long = "ra-managed", value_name = "on|off", value_parser = super::options::on_off)]
     #[serde(skip_serializing_if = "Option::is_none")]
     managed: Option<bool>,
     /// MTU told to hosts [default: the gateway's].
@@ -156,7 +155,7 @@ pub(super) struct RaOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     mtu: Option<u32>,
     /// Flag O: other configuration comes by DHCPv6 [default: on, if the gateway serves DNS].
-    #[arg(id = "ra-other", long = "ra-other", value_name = "on|off", hide_possible_values = true, value_parser = BoolishValueParser::new())]
+    #[arg(id = "ra-other", long = "ra-other", value_name = "on|off", value_parser = super::options::on_off)]
     #[serde(skip_serializing_if = "Option::is_none")]
     other: Option<bool>,
     /// Prefixes, as PREFIX or PREFIX=OPTION+OPTION: off-link, no-autonomous, valid:TIME, preferred:TIME [default: the gateway's].
@@ -184,7 +183,7 @@ pub(super) struct RaOptions {
 #[command(next_help_heading = "DNS")]
 pub(super) struct DnsOptions {
     /// Serve DNS: names of ports and of DHCP clients, the rest by resolvers.
-    #[arg(id = "dns", long = "dns", value_name = "on|off", hide_possible_values = true, value_parser = BoolishValueParser::new())]
+    #[arg(id = "dns", long = "dns", value_name = "on|off", value_parser = super::options::on_off)]
     #[serde(skip)]
     on: Option<bool>,
     /// Further names, as NAME=ADDRESS or NAME=ADDRESS+ADDRESS, relative to the domain.

@@ -2,16 +2,17 @@
 
 use super::{CtlError, Done, Session, show};
 use crate::client::ClientError;
-use crate::events::Record;
+use crate::events::{NAMES, Record};
+use clap::builder::PossibleValuesParser;
 use http_body_util::BodyExt;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Events {
     /// Only these events, such as port_down.
-    #[arg(long, value_delimiter = ',', value_name = "EVENTS")]
+    #[arg(long, value_delimiter = ',', value_name = "EVENTS", value_parser = PossibleValuesParser::new(NAMES))]
     only: Vec<String>,
     /// End after this many.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
 }
 

@@ -318,6 +318,17 @@ impl Port {
                 "leave it out, or use kind stream or dgram",
             );
         }
+        for (field, path) in [("listen", &self.listen), ("connect", &self.connect)] {
+            if let Some(p) = path
+                && !p.is_absolute()
+            {
+                return at(
+                    field,
+                    format!("`{}` depends on where vswitchd was started", p.display()),
+                    "write the whole path, beginning with /",
+                );
+            }
+        }
         if self.kind == PortKind::Stream && self.listen.is_some() == self.connect.is_some() {
             return at(
                 "kind",

@@ -2,7 +2,7 @@
 
 use super::check::Problem;
 use super::services::{Advertise, Dhcp, Dns};
-use super::{Network, Topology};
+use super::{Network, Port, Topology};
 use crate::units::{Cidr, Mac, Ports};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -20,6 +20,7 @@ use vswitch_nat::portalloc::Filtering;
 #[serde(deny_unknown_fields)]
 pub struct Gateway {
     /// Its addresses in the network, with the length of the prefix.
+    #[serde(default)]
     pub addresses: Vec<Cidr>,
     /// Its MAC address; made of the network's name by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -200,6 +201,17 @@ impl Gateway {
                 let reason = format!("{c} can't be a gateway's address");
                 return at("addresses", reason, "use a unicast address");
             }
+            if let IpAddr::V4(v4) = ip
+                && (1..=30).contains(&len)
+                && [0, u32::MAX >> len].contains(&(v4.to_bits() & (u32::MAX >> len)))
+            {
+                let reason = format!("{c} is the prefix itself or its broadcast address");
+                return at(
+                    "addresses",
+                    reason,
+                    "use the address of a host in it, such as the first",
+                );
+            }
             if len == 0 {
                 let reason = format!("{c} has a prefix of everything");
                 return at(
@@ -262,6 +274,15 @@ impl Topology {
             gateway.check(name, network)?;
             gateway.check_services(name, self)?;
             for a in &gateway.addresses {
+                let same =
+                    |p: &Port| p.network == *name && p.addresses.iter().any(|b| b.0.0 == a.0.0);
+                if let Some((port, _)) = self.ports.iter().find(|(_, p)| same(p)) {
+                    return Err(Problem::at(
+                        &["networks", name, "gateway", "addresses"],
+                        format!("port `{port}` has {} already", a.0.0),
+                        "give the gateway an address of its own",
+                    ));
+                }
                 let taken = seen.iter().find(|(o, b)| *o != name && overlap(a, b));
                 if let Some((other, b)) = taken {
                     return Err(Problem::at(

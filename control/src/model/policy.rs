@@ -181,16 +181,21 @@ impl Policy {
         for (field, peers) in [("from", &self.from), ("to", &self.to)] {
             check_peers(peers, &["policies", name, field], all)?;
         }
+        let nameless = |from: &Peers, path: &[&str]| {
+            if from.0.iter().any(|p| matches!(p, Peer::Dns(_))) {
+                let reason = "who begins a connection is known by address, not by name";
+                return Err(Problem::at(path, reason, "use DNS names in `to`"));
+            }
+            Ok(())
+        };
+        nameless(&self.from, &["policies", name, "from"])?;
         let mut names = BTreeSet::new();
         for (i, r) in self.rules.iter().enumerate() {
             let number = (i + 1).to_string();
             let path = |field| ["policies", name, "rules", number.as_str(), field];
             check_peers(&r.from, &path("from"), all)?;
             check_peers(&r.to, &path("to"), all)?;
-            if r.from.0.iter().any(|p| matches!(p, Peer::Dns(_))) {
-                let reason = "who begins a connection is known by address, not by name";
-                return Err(Problem::at(&path("from"), reason, "use DNS names in `to`"));
-            }
+            nameless(&r.from, &path("from"))?;
             let has = |of: &[u8]| match &r.proto {
                 Some(p) => p.0.iter().any(|p| of.contains(p)),
                 None => true,

@@ -97,6 +97,102 @@ fn refusals_name_act_thing_and_remedy_and_have_exit_codes() {
 }
 
 #[test]
+fn what_cant_be_meant_is_refused_with_a_remedy() {
+    let lab = lab!("ctl-meant");
+    let d = lab.daemon();
+    d.ctl(&["network", "add", "lan"]);
+    d.ctl(&["network", "add", "wan"]);
+    let gateway = |addresses| {
+        vec![
+            "gateway",
+            "set",
+            "lan",
+            "--addresses",
+            addresses,
+            "--ra",
+            "off",
+        ]
+    };
+    let stream = |path| {
+        let port = ["port", "add", "s", "--network", "lan", "--kind", "stream"];
+        [&port[..], &["--listen", path]].concat()
+    };
+    let attach = |address| vec!["attach", "lan", "--netns", "web", "--ip", address];
+    for (args, code, said) in [
+        (vec!["events", "--only", "port_dwn"], 2, "port_down"),
+        (vec!["events", "--count", "0"], 2, "--count"),
+        (vec!["network", "add", ""], 2, "the name is empty"),
+        (
+            vec!["network", "set", "lan", "--snooping", "maybe"],
+            2,
+            "write on or off",
+        ),
+        (
+            vec!["attach", "lan", "--ip", "192.0.2.1/24"],
+            2,
+            "--netns <NETNS>|--pid <PID>",
+        ),
+        (attach("192.0.2.10"), 2, "like 192.0.2.10/24"),
+        (attach("2001:db8::10"), 2, "like 2001:db8::10/64"),
+        (gateway("192.0.2.1"), 2, "like 192.0.2.1/24"),
+        (gateway("192.0.2.0/24"), 1, "the prefix itself"),
+        (gateway("192.0.2.127/25"), 1, "its broadcast address"),
+        (
+            vec!["gateway", "set", "lan", "--uplink", "on"],
+            1,
+            "set one like 192.0.2.1/24",
+        ),
+        (stream("vm.sock"), 1, "the whole path"),
+        (
+            vec![
+                "policy",
+                "add",
+                "p",
+                "--from",
+                "dns:example.com",
+                "--default",
+                "drop",
+            ],
+            1,
+            "use DNS names in `to`",
+        ),
+        (
+            vec!["publish", "del", "web"],
+            4,
+            "there is no published port yet: `vswitchctl publish add`",
+        ),
+        (
+            vec!["capture", "--end", "7"],
+            4,
+            "`vswitchctl capture --list`",
+        ),
+    ] {
+        let out = d.run_ctl(&args);
+        assert_eq!(out.code, Some(code), "{args:?}: {out}");
+        assert!(out.stderr.contains(said), "{args:?}: {out}");
+    }
+    // Addresses of hosts at the edge of what is refused.
+    for address in ["192.0.2.126/25", "192.0.2.0/31", "192.0.2.1/32"] {
+        d.ctl(&gateway(address));
+    }
+    let publish = [
+        "publish",
+        "add",
+        "web",
+        "--ports",
+        "80",
+        "--to",
+        "192.0.2.9",
+    ];
+    d.ctl(&publish);
+    let err = d.run_ctl(&publish).stderr;
+    assert!(err.contains("`vswitchctl publish del`"), "{err}");
+    d.ctl(&["gateway", "set", "lan", "--uplink", "on", "--dns", "on"]);
+    let shown = d.ctl(&["gateway", "show"]);
+    assert!(shown.trim_end().ends_with("uplink,nat,dns"), "{shown}");
+}
+
+#[test]
 fn completions_and_man_pages_are_made_of_the_definition() {
     let lab = lab!("ctl-documents");
     let d = lab.daemon();
