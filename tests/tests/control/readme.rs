@@ -65,7 +65,7 @@ fn its_commands_work_as_they_are_written() {
     let programs = PathBuf::from(program("vswitchctl"));
     let mut script = format!(
         "set -euo pipefail\n\
-         trap 'kill $(jobs -p)' EXIT\n\
+         trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n\
          mount -t tmpfs tmpfs /var/lib\n\
          cd {}\nexport PATH={}:$PATH\n\
          timeout --preserve-status 1 vswitchd run --config vswitchd.toml\n",
@@ -90,6 +90,13 @@ fn its_commands_work_as_they_are_written() {
         }
     }
     assert!(steps >= 10, "only {steps} blocks to run");
+    script.push_str(
+        "echo '== left behind'\n\
+         [ -z \"$(jobs -pr)\" ]\n\
+         [ -z \"$(ip netns list)\" ]\n\
+         [ -z \"$(ip -o link show type veth)$(ip -o link show type tun)\" ]\n\
+         [ ! -e /var/lib/vswitch ]\n",
+    );
     let file = dir.join("tour.bash");
     std::fs::write(&file, script).unwrap();
     let out = host.run_for(&["bash", file.to_str().unwrap()], LIMIT);
@@ -108,7 +115,16 @@ fn what_it_links_to_is_there() {
         .filter(|target| !target.contains("://"))
         .collect();
     assert!(links.len() > 5, "{links:?}");
+    let slug = |title: &str| title.to_lowercase().replace(' ', "-");
+    let headings = text.lines().filter(|l| l.starts_with('#'));
+    let titles: Vec<String> = headings
+        .map(|l| slug(l.trim_start_matches('#').trim()))
+        .collect();
     for link in links {
+        if let Some(title) = link.strip_prefix('#') {
+            assert!(titles.iter().any(|t| t == title), "no heading {link}");
+            continue;
+        }
         assert!(root().join(link).exists(), "{link} isn't there");
     }
 }
