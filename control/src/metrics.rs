@@ -15,7 +15,8 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 /// A reading of all counters.
 #[derive(Debug)]
 struct Reading {
-    ports: Vec<(PortStats, bool)>,
+    /// With whether frames may pass; the gateways' virtual port has no link.
+    ports: Vec<(PortStats, Option<bool>)>,
     networks: Vec<(String, usize)>,
     rules: Vec<(String, String, RuleCounts)>,
 }
@@ -23,7 +24,10 @@ struct Reading {
 /// The text.
 pub(crate) fn text(plane: &Plane) -> String {
     let states = plane.port_views();
-    let up = |name: &str| states.iter().any(|p| p.name == name && p.state == "up");
+    let up = |name: &str| {
+        let port = states.iter().find(|p| p.name == name);
+        port.map(|p| p.state == "up")
+    };
     let ports = plane.stats().ports;
     let reading = Reading {
         ports: ports
@@ -182,6 +186,7 @@ impl Reading {
         let help = "Whether frames may pass";
         let mut family = encoder.encode_descriptor("port_up", help, None, MetricType::Gauge)?;
         for (p, up) in &self.ports {
+            let Some(up) = up else { continue };
             let labels = [("port", p.name.as_str()), ("network", p.network.as_str())];
             let one = family.encode_family(&labels)?;
             ConstGauge::new(i64::from(*up)).encode(one)?;
