@@ -12,7 +12,6 @@
 //! is the firewall.
 
 pub mod conntrack;
-mod crc32c;
 pub mod endpoint;
 pub mod frag;
 pub mod gateway;

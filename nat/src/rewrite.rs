@@ -14,10 +14,10 @@
 //!
 //! A later fragment has no L4 header: its addresses are written, the first fragment's checksum accounts for them.
 
-use crate::{Endpoint, crc32c};
+use crate::Endpoint;
 use std::net::IpAddr;
 use vswitch_core::frame::Frame;
-use vswitch_core::wire::{L3, L4, Meta, csum};
+use vswitch_core::wire::{L3, L4, Meta, crc32c, csum};
 
 /// Why a packet can't be rewritten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -14,10 +14,10 @@ mod quote;
 pub use quote::Quoted;
 
 use crate::rewrite::{Icmp, icmp_kind, icmp6_kind, left_to_offload};
-use crate::{Endpoint, crc32c, verify};
+use crate::{Endpoint, verify};
 use std::net::IpAddr;
 use vswitch_core::frame::Frame;
-use vswitch_core::wire::{L4, Meta, csum};
+use vswitch_core::wire::{L4, Meta, crc32c, csum};
 
 /// Why a message isn't translated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -9,14 +9,19 @@
 //! their own, ascending IPv4 identification and TCP sequence, PSH and FIN on the last, CWR on the first segment only.
 //! A port that takes partial checksums gets segments with partial checksums.
 //!
+//! SCTP's checksum is a CRC, which no port's offload can be told of: to the kernel a partial checksum is always a sum (`csum_not_inet` of
+//! a `sk_buff` isn't in a virtio-net header). So a CRC that a sender left to be done is computed here, whatever the port takes.
+//!
 //! A bridge neither fragments nor answers: packets longer than the egress MTU are refused with
 //! [`DropReason::Mtu`], segmentation-offload frames by the length of their segments.
 
 use super::{DropReason, Frame, GsoType, Offloads, VnetHdr};
-use crate::wire::{self, L3, L4, Meta, csum};
+use crate::wire::{self, L3, L4, Meta, crc32c, csum};
 
 /// Most segments of one frame: 64 KiB in segments of 64 bytes. Smaller ones are an attack on the transmit queue.
 const MAX_SEGMENTS: usize = 1024;
+/// Where SCTP's checksum is in its header (RFC 9260 3.1).
+const SCTP_CSUM: u16 = 8;
 /// TCP flags of the 13th and 14th byte (RFC 9293 3.1): CWR, FIN, PSH.
 const CWR: u8 = 0x80;
 const FIN: u8 = 0x01;
@@ -33,6 +38,17 @@ pub fn fits(frame: &Frame, offloads: Offloads, mtu: u32) -> bool {
     offloads.takes(&frame.vnet)
         && header_len(head, frame.len())
             .is_some_and(|h| h + usize::from(frame.vnet.gso_size) <= mtu as usize + l2)
+}
+
+/// Whether the frame can be sent as it is by a port with these offloads and MTU: it [`fits`], and no CRC is left to be computed.
+#[must_use]
+pub fn is_ready(frame: &Frame, offloads: Offloads, mtu: u32) -> bool {
+    !leaves_crc(&frame.vnet) && fits(frame, offloads, mtu)
+}
+
+/// Whether the checksum left to be done is SCTP's: no other has its place.
+fn leaves_crc(v: &VnetHdr) -> bool {
+    v.needs_csum && v.csum_offset == SCTP_CSUM
 }
 
 /// Length of all headers up to the payload of TCP or UDP.
@@ -60,7 +76,7 @@ pub fn finish(
     mtu: u32,
     out: &mut dyn FnMut(Frame),
 ) -> Result<(), DropReason> {
-    if fits(&frame, offloads, mtu) {
+    if is_ready(&frame, offloads, mtu) {
         out(frame);
         return Ok(());
     }
@@ -82,10 +98,32 @@ pub fn complete(frame: &mut Frame) -> Result<(), DropReason> {
     if v.gso != GsoType::None {
         return Err(DropReason::SegmentFailed);
     }
-    if v.needs_csum {
+    if leaves_crc(&v) {
+        crc_from(frame, v.csum_start)?;
+    } else if v.needs_csum {
         sum_from(frame, v.csum_start.into(), v.csum_offset.into())?;
     }
     frame.vnet = VnetHdr::default();
+    Ok(())
+}
+
+/// Computes the CRC32c of an SCTP packet whose header is at `start`.
+fn crc_from(frame: &mut Frame, start: u16) -> Result<(), DropReason> {
+    const BAD: DropReason = DropReason::SegmentFailed;
+    let meta = wire::parse(frame.head(), frame.len()).ok_or(BAD)?;
+    if meta.l4 != L4::Sctp || meta.l4_off != start || meta.fragment {
+        return Err(BAD);
+    }
+    let (start, end) = (usize::from(start), meta.l3_end as usize);
+    let (head, tail) = frame.parts_mut();
+    let at = start + usize::from(SCTP_CSUM);
+    head.get_mut(at..at + 4).ok_or(BAD)?.fill(0);
+    let split = head.len().min(end);
+    let crc = crc32c::add(crc32c::START, head.get(start..split).ok_or(BAD)?);
+    let rest = tail.get(..end - split).ok_or(BAD)?;
+    let crc = !crc32c::add(crc, rest);
+    let field = head.get_mut(at..at + 4).ok_or(BAD)?;
+    field.copy_from_slice(&crc.to_le_bytes());
     Ok(())
 }
 

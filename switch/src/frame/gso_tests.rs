@@ -219,3 +219,46 @@ fn odd_starts_across_the_slots_sum_right() {
         assert_eq!(f.to_vec()[start..start + 2], want.to_be_bytes(), "{start}");
     }
 }
+
+#[test]
+fn a_crc_of_sctp_is_always_computed() {
+    let whole = |data: &[u8], pad: usize| {
+        let total = (20 + 12 + data.len()) as u16;
+        let mut b = [&MAC[..], &[8, 0, 0x45, 0]].concat();
+        b.extend(total.to_be_bytes());
+        b.extend([0, 1, 0x40, 0, 64, 132, 0, 0]);
+        b.extend([192, 0, 2, 1, 192, 0, 2, 2]);
+        // Ports, tag, and a checksum of which Linux leaves zeros.
+        b.extend([0, 7, 0, 9, 1, 2, 3, 4, 0, 0, 0, 0]);
+        b.extend(data);
+        b.resize(b.len() + pad, 0x55);
+        let mut f = Frame::from_bytes(&b).expect("fits");
+        f.vnet = VnetHdr {
+            needs_csum: true,
+            csum_start: 34,
+            csum_offset: 8,
+            ..VnetHdr::default()
+        };
+        f
+    };
+    for (n, pad) in [(4, 10), (1400, 0), (9000, 0)] {
+        let f = whole(&payload(n), pad);
+        let mut zeroed = f.to_vec();
+        zeroed.truncate(34 + 12 + n);
+        let want = crc32c::of(&zeroed[34..]).to_le_bytes();
+        assert!(fits(&f, Offloads::ALL, 65_535) && !is_ready(&f, Offloads::ALL, 65_535));
+        let mut sent = Vec::new();
+        finish(f, Offloads::ALL, 65_535, &mut |f| sent.push(f)).expect("finished");
+        let [f] = &sent[..] else { panic!("one frame") };
+        assert_eq!(f.to_vec()[42..46], want, "{n}");
+        assert_eq!(f.vnet, VnetHdr::default());
+        assert!(is_ready(f, Offloads::NONE, 65_535));
+    }
+    // What only claims to be SCTP.
+    let mut f = whole(&payload(100), 0);
+    f.vnet.csum_start = 35;
+    assert_eq!(complete(&mut f).err(), Some(DropReason::SegmentFailed));
+    let mut f = whole(&payload(100), 0);
+    f.head_mut()[23] = 17;
+    assert_eq!(complete(&mut f).err(), Some(DropReason::SegmentFailed));
+}

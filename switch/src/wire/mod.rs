@@ -3,6 +3,7 @@
 //! [`parse`] walks Ethernet, VLAN, IP and L4 headers once and leaves offsets and the flow hash in [`Meta`]; it
 //! is the one door where lengths are checked. Header views beyond that are `smoltcp::wire`'s.
 
+pub mod crc32c;
 pub mod csum;
 mod mac;
 mod parse;

@@ -1,4 +1,5 @@
-//! CRC32c of SCTP (RFC 9260, appendix A), updated for a change of the ports without reading the packet.
+//! CRC32c of SCTP (RFC 9260, appendix A): computed where it was left to be done, and updated for a change of the ports without
+//! reading the packet.
 //!
 //! The CRC is linear: bits changed in the message change the CRC by the CRC of those bits alone, begun at 0. The ports are the
 //! first four bytes, so what they add is `delta * x^(8 * length) mod P`. Its price is the same for any length, and a packet damaged
@@ -36,7 +37,8 @@ const fn multiply(a: u32, b: u32) -> u32 {
 
 /// What the CRC (as the little-endian number in the header) changes by if the first four bytes of a packet of `len` bytes
 /// change by `delta` (old XOR new, little-endian).
-pub(crate) fn change(delta: u32, len: usize) -> u32 {
+#[must_use]
+pub fn change(delta: u32, len: usize) -> u32 {
     let mut c = delta;
     for (k, power) in POWERS.iter().enumerate() {
         if len >> k & 1 != 0 {
@@ -46,14 +48,36 @@ pub(crate) fn change(delta: u32, len: usize) -> u32 {
     c
 }
 
+/// What a byte does to the CRC.
+const BYTES: [u32; 256] = {
+    let mut table = [0; 256];
+    let mut n = 0;
+    while n < 256 {
+        let (mut c, mut bit) = (n as u32, 0);
+        while bit < 8 {
+            c = c >> 1 ^ (POLY & 0u32.wrapping_sub(c & 1));
+            bit += 1;
+        }
+        table[n] = c;
+        n += 1;
+    }
+    table
+};
+
+/// Goes on with a CRC, begun with [`START`], over further bytes.
+#[must_use]
+pub fn add(crc: u32, bytes: &[u8]) -> u32 {
+    let step = |c: u32, b: &u8| c >> 8 ^ BYTES[usize::from(c as u8 ^ b)];
+    bytes.iter().fold(crc, step)
+}
+
+/// What [`add`] begins with; the complement of what it ends with is the CRC.
+pub const START: u32 = !0;
+
 /// The CRC of whole bytes.
-#[cfg(test)]
-pub(crate) fn of(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(!0u32, |crc, b| {
-        (0..8).fold(crc ^ u32::from(*b), |c, _| {
-            c >> 1 ^ (POLY & 0u32.wrapping_sub(c & 1))
-        })
-    })
+#[must_use]
+pub fn of(bytes: &[u8]) -> u32 {
+    !add(START, bytes)
 }
 
 #[cfg(test)]
