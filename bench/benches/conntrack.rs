@@ -76,6 +76,7 @@ fn packet(tuple: Tuple, seq: u32, flags: u8) -> Packet {
         transport,
         packets: 1,
         bytes: 1500,
+        refreshes: true,
     }
 }
 

@@ -38,7 +38,7 @@ pub struct Record {
     /// Milliseconds since 1970-01-01 UTC.
     pub time: u64,
     /// Which: `port_up`, `port_down`, `mac_learned`, `mac_moved`, `mac_aged`, `limit_reached`, `loop_detected`,
-    /// `loop_cleared`, `policy`, `lease`, `configured`, `lost`.
+    /// `loop_cleared`, `nat_exhausted`, `policy`, `lease`, `configured`, `lost`.
     pub event: String,
     /// The port.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -27,6 +27,12 @@ impl Stage for Pipeline {
         }
     }
 
+    fn rehearse(&mut self, cx: &mut Cx, batch: &mut Batch) {
+        let kept = self.gateway.begin_rehearsal();
+        self.run(cx, batch);
+        self.gateway.end_rehearsal(kept);
+    }
+
     fn egress(
         &mut self,
         cx: &mut Cx,

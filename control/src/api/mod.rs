@@ -12,6 +12,7 @@ mod policy;
 mod ports;
 mod stream;
 mod switch;
+mod trace;
 
 pub use answer::ErrorBody;
 pub(crate) use capture::ID_HEADER;
@@ -106,6 +107,7 @@ pub(crate) fn router(plane: Shared) -> Router {
             post(gateway::publish).delete(gateway::unpublish),
         )
         .route("/v1/stats", get(switch::stats))
+        .route("/v1/trace", post(trace::trace))
         .route(
             "/v1/topology",
             get(switch::topology).put(switch::put_topology),

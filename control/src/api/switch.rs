@@ -62,6 +62,7 @@ use utoipa::{IntoParams, OpenApi};
         super::policy::set,
         super::policy::del,
         super::policy::explain,
+        super::trace::trace,
         super::ports::list,
         super::ports::show,
         super::ports::add,

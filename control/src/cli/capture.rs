@@ -1,6 +1,6 @@
 //! `vswitchctl capture`: frames to a file, to Wireshark, or as lines of text.
 
-mod summary;
+pub(super) mod summary;
 
 use super::{CtlError, Done, Session, show};
 use crate::api::ID_HEADER;

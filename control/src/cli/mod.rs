@@ -20,6 +20,7 @@ mod show;
 mod stats;
 mod top;
 mod topology;
+mod trace;
 mod watch;
 
 pub(crate) use show::aligned as table;
@@ -107,6 +108,8 @@ enum Command {
     Stats(stats::Stats),
     /// Live view of ports and their rates.
     Top(top::Top),
+    /// Tell what would become of a frame, and why: every stage's decision.
+    Trace(Box<trace::Trace>),
 }
 
 /// What ends a command early.
@@ -217,6 +220,7 @@ async fn run(s: &Session, command: Command) -> Done {
         Command::Publish(c) => publish::run(s, c).await,
         Command::Stats(c) => stats::run(s, &c).await,
         Command::Top(c) => top::run(s, &c).await,
+        Command::Trace(c) => trace::run(s, *c).await,
     }
 }
 

@@ -20,6 +20,8 @@ pub struct Tracking {
     pub liberal: bool,
     /// TCP connections may be taken up in the middle.
     pub pickup: bool,
+    /// UDP from outside keeps a connection alive as UDP from inside does; otherwise a flood from outside can't (RFC 4787 REQ-6).
+    pub inbound_refresh: bool,
     /// Timeouts that differ from the default, by name.
     pub timeouts: BTreeMap<String, Span>,
 }
@@ -32,6 +34,7 @@ impl Default for Tracking {
             per_source: c.per_source.unwrap_or(0),
             liberal: c.tcp.liberal,
             pickup: c.tcp.pickup,
+            inbound_refresh: c.inbound_refresh,
             timeouts: BTreeMap::new(),
         }
     }
@@ -85,6 +88,7 @@ impl Tracking {
                 pickup: self.pickup,
                 liberal: self.liberal,
             },
+            inbound_refresh: self.inbound_refresh,
             // Randomness of the system, as hash maps have it.
             seed: std::collections::hash_map::RandomState::new()
                 .build_hasher()

@@ -16,6 +16,7 @@ mod commit;
 mod conntrack;
 mod policy;
 mod services;
+mod trace;
 mod view;
 
 pub use capture::CaptureView;
@@ -23,6 +24,7 @@ pub(crate) use capture::{Begun, wall};
 pub use conntrack::{ConnectionCount, ConnectionFilter, ConnectionView, Direction};
 pub use policy::{ConsideredView, ExplainQuery, ExplainView, PlaceView, PolicyView, RuleCounts};
 pub use services::LeaseView;
+pub use trace::{LeavingView, SentView, StepView, TraceRequest, TraceView};
 pub use view::{
     FdbView, Info, MdbView, MirrorView, NeighbourView, NetworkView, PortStats, PortView,
     PublishedView, Rates, Stats, Totals,
@@ -348,6 +350,13 @@ impl Plane {
                     live.fault = None;
                 }
             }
+            Event::NatExhausted { .. } => {
+                tracing::warn!(
+                    network = record.network,
+                    reason = record.reason,
+                    "NAT pool exhausted"
+                );
+            }
             Event::LoopDetected { port, other } => {
                 tracing::warn!(port = record.port, other = record.other, "loop: port shut");
                 if let Some(live) = self.ports.values_mut().find(|l| l.id == *port) {
@@ -420,6 +429,16 @@ impl Plane {
                 r.port = port(p);
                 r.reason = Some((*limit).to_owned());
                 "limit_reached"
+            }
+            Event::NatExhausted {
+                network,
+                proto,
+                reason,
+            } => {
+                r.network = Some(self.network_name(*network));
+                let proto = crate::units::Protocols(vec![*proto]);
+                r.reason = Some(format!("{reason} ({proto})"));
+                "nat_exhausted"
             }
             Event::LoopDetected { port: p, other } => {
                 (r.port, r.other) = (port(p), port(other));

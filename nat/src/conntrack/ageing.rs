@@ -107,6 +107,13 @@ impl Conntrack {
         false
     }
 
+    /// Whether [`Conntrack::evict`] would find one.
+    pub(super) fn can_evict(&self) -> bool {
+        let allowed = |t: &&Timeout| t.class() <= self.config.evict;
+        let mut timeouts = Timeout::ALL.iter().filter(allowed);
+        timeouts.any(|&t| self.table.wheels.len(t) > 0)
+    }
+
     /// The connection of a wheel that is idle longest.
     fn idle_longest(&mut self, timeout: Timeout, now: u32) -> Option<u32> {
         let mut tries = TRIES;

@@ -31,6 +31,9 @@ pub struct Config {
     pub per_source: Option<u32>,
     /// TCP.
     pub tcp: TcpOptions,
+    /// Datagrams from outside keep a connection alive as those from inside do (RFC 4787 REQ-6). For who tracks, who knows where
+    /// outside is: [`super::Packet::refreshes`].
+    pub inbound_refresh: bool,
     /// When the table is full, connections up to this class give way to new ones.
     pub evict: Class,
     /// Seed of the hashes: random, and secret.
@@ -46,6 +49,7 @@ impl Default for Config {
             timeouts: Timeouts::default(),
             per_source: Some(65_536),
             tcp: TcpOptions::default(),
+            inbound_refresh: true,
             evict: Class::Replied,
             seed: 0,
             events: 0,

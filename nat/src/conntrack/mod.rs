@@ -26,6 +26,7 @@ mod expiry;
 mod hash;
 mod index;
 mod limits;
+mod rehearsal;
 mod sctp;
 mod segment;
 mod stats;
@@ -218,21 +219,12 @@ impl Conntrack {
         self.counters.found += 1;
         conn.packets[dir as usize] += u64::from(packet.packets);
         conn.bytes[dir as usize] += u64::from(packet.bytes);
-        if conn.seen < now {
+        if conn.seen < now && packet.refreshes {
             conn.seen = now;
         }
-        let change = (state != conn.state).then_some(state);
         let answered = dir == Dir::Reply && !conn.replied();
-        let hit = Hit {
-            id: ConnId {
-                index: at,
-                generation: conn.generation,
-            },
-            dir,
-            change,
-            user: conn.user,
-        };
-        if change.is_some() || answered {
+        let hit = hit(conn, at, dir, state);
+        if hit.change.is_some() || answered {
             self.changed(at, state, answered, now);
         }
         Track::Hit(hit)
@@ -260,28 +252,34 @@ impl Conntrack {
 
     /// A packet of no known connection.
     fn first(&mut self, packet: &Packet, hash: u32, now: u32) -> Track {
+        match self.begin(packet, hash, now) {
+            Ok(pending) => {
+                self.counters.new += 1;
+                Track::New(pending)
+            }
+            Err(reason) => self.refuse(reason),
+        }
+    }
+
+    #[inline]
+    fn begin(&self, packet: &Packet, hash: u32, now: u32) -> Result<Pending, Invalid> {
         let mut tcp = Tcp::default();
         let state = match &packet.transport {
-            Transport::Tcp(segment) => match Tcp::first(segment, self.config.tcp) {
-                Ok((first, state)) => {
-                    tcp = first;
-                    state
-                }
-                Err(reason) => return self.refuse(reason),
-            },
-            Transport::Sctp(chunk) => match sctp::first(chunk, self.config.tcp) {
-                Ok((sides, state)) => {
-                    tcp.sides = sides;
-                    state
-                }
-                Err(reason) => return self.refuse(reason),
-            },
+            Transport::Tcp(segment) => {
+                let (first, state) = Tcp::first(segment, self.config.tcp)?;
+                tcp = first;
+                state
+            }
+            Transport::Sctp(chunk) => {
+                let (sides, state) = sctp::first(chunk, self.config.tcp)?;
+                tcp.sides = sides;
+                state
+            }
             Transport::Other if packet.tuple.is_icmp_answer() => {
-                return self.refuse(Invalid::Unsolicited);
+                return Err(Invalid::Unsolicited);
             }
             Transport::Other => State::Unreplied,
         };
-        self.counters.new += 1;
         let conn = Conn {
             original: packet.tuple,
             generation: 0,
@@ -301,7 +299,7 @@ impl Conntrack {
             bytes: [u64::from(packet.bytes), 0],
             sides: tcp.sides,
         };
-        Track::New(Pending { conn, hash })
+        Ok(Pending { conn, hash })
     }
 
     /// Enters a connection, with the tuple that its answers will have: `pending.tuple().reversed()` without translation. May evict
@@ -335,9 +333,7 @@ impl Conntrack {
             self.counters.clashes += 1;
             return Err(ConfirmError::Clash);
         }
-        if let Some(most) = self.config.per_source
-            && self.table.sources.get(conn.original.charged()) >= most
-        {
+        if self.is_source_full(&conn.original) {
             self.counters.source_limited += 1;
             return Err(ConfirmError::SourceLimit);
         }
@@ -368,6 +364,11 @@ impl Conntrack {
             self.tell(Event::Ended(self.record(&conn, now), reason));
         }
         ended(&conn, reason);
+    }
+
+    fn is_source_full(&self, original: &Tuple) -> bool {
+        let most = self.config.per_source;
+        most.is_some_and(|most| self.table.sources.get(original.charged()) >= most)
     }
 
     fn tell(&mut self, event: Event) {
@@ -504,6 +505,19 @@ impl Conntrack {
             seed: self.config.seed,
             ..config
         };
+    }
+}
+
+#[inline]
+fn hit(conn: &Conn, at: u32, dir: Dir, state: State) -> Hit {
+    Hit {
+        id: ConnId {
+            index: at,
+            generation: conn.generation,
+        },
+        dir,
+        change: (state != conn.state).then_some(state),
+        user: conn.user,
     }
 }
 

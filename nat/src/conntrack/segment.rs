@@ -147,6 +147,8 @@ pub struct Packet {
     pub packets: u32,
     /// Bytes it counts for.
     pub bytes: u32,
+    /// Whether its connection lives longer for it.
+    pub refreshes: bool,
 }
 
 impl Packet {
@@ -165,6 +167,7 @@ impl Packet {
             transport,
             packets: 1,
             bytes: meta.l3_end.saturating_sub(u32::from(meta.l3_off)),
+            refreshes: true,
         })
     }
 }

@@ -211,18 +211,10 @@ impl<V: Copy> Fragments<V> {
         meta: &Meta,
         out: &mut dyn FnMut(Frame, FragDrop),
     ) -> Tracked<V> {
-        let Some(h) = FragmentHeader::of(frame, meta) else {
-            return Tracked::Whole;
-        };
-        if h.len == 0 || (h.more && h.len % 8 != 0) || h.offset + h.len > 0xffff {
-            return Tracked::Drop(FragDrop::Malformed);
-        }
-        let known = matches!(meta.proto, 1 | 6 | 17 | 58 | 132);
-        if h.offset == 0 && known && meta.l4 == L4::Other {
-            return Tracked::Drop(FragDrop::Tiny);
-        }
-        let Some(key) = key_of(zone, frame, meta, h.id) else {
-            return Tracked::Drop(FragDrop::Malformed);
+        let (h, key) = match checked(zone, frame, meta) {
+            Ok(Some(fragment)) => fragment,
+            Ok(None) => return Tracked::Whole,
+            Err(drop) => return Tracked::Drop(drop),
         };
         let slot = match self.slot(now, &key, out) {
             Ok(slot) => slot,
@@ -253,6 +245,41 @@ impl<V: Copy> Fragments<V> {
             }
             _ if h.offset == 0 => Tracked::First(key),
             _ => Tracked::Hold(key),
+        }
+    }
+
+    /// What [`Fragments::track`] would tell. Changes nothing.
+    pub fn rehearse(&self, now: Nanos, zone: u16, frame: &Frame, meta: &Meta) -> Tracked<V> {
+        let (h, key) = match checked(zone, frame, meta) {
+            Ok(Some(fragment)) => fragment,
+            Ok(None) => return Tracked::Whole,
+            Err(drop) => return Tracked::Drop(drop),
+        };
+        let known = self.slots.find(&key);
+        let datagram = match known.filter(|slot| self.slots.until(*slot) > now) {
+            Some(slot) => self.slots.get(slot),
+            None if self.slots.of_source(&key) >= self.config.per_source => {
+                return Tracked::Drop(FragDrop::SourceLimit);
+            }
+            None => None,
+        };
+        if let Some(datagram) = datagram {
+            if matches!(datagram.state, State::Dead) {
+                return Tracked::Drop(FragDrop::Overlap);
+            }
+            let mut ranges = datagram.ranges.clone();
+            let added = ranges.add(h.offset as u16, (h.offset + h.len) as u16, h.more);
+            if let Err(drop) = added {
+                return Tracked::Drop(drop);
+            }
+            if let State::Decided(verdict) = datagram.state {
+                return Tracked::Follow(verdict);
+            }
+        }
+        if h.offset == 0 {
+            Tracked::First(key)
+        } else {
+            Tracked::Hold(key)
         }
     }
 
@@ -418,6 +445,26 @@ impl<V: Copy> Fragments<V> {
         self.drop_held(slot, &key, why, out);
         self.slots.remove(slot);
     }
+}
+
+/// A fragment with the key of its datagram, if it is one that can be.
+fn checked(
+    zone: u16,
+    frame: &Frame,
+    meta: &Meta,
+) -> Result<Option<(FragmentHeader, DatagramKey)>, FragDrop> {
+    let Some(h) = FragmentHeader::of(frame, meta) else {
+        return Ok(None);
+    };
+    if h.len == 0 || (h.more && h.len % 8 != 0) || h.offset + h.len > 0xffff {
+        return Err(FragDrop::Malformed);
+    }
+    let known = matches!(meta.proto, 1 | 6 | 17 | 58 | 132);
+    if h.offset == 0 && known && meta.l4 == L4::Other {
+        return Err(FragDrop::Tiny);
+    }
+    let key = key_of(zone, frame, meta, h.id).ok_or(FragDrop::Malformed)?;
+    Ok(Some((h, key)))
 }
 
 fn key_of(zone: u16, frame: &Frame, meta: &Meta, id: u32) -> Option<DatagramKey> {

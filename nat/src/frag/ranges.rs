@@ -6,7 +6,7 @@ use super::FragDrop;
 const MAX_FRAGMENTS: usize = 128;
 
 /// Ranges that have come, in order, none touching another's bytes.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Ranges {
     /// Begin and end of each.
     parts: Vec<(u16, u16)>,

@@ -59,6 +59,10 @@ impl<T> Slots<T> {
         &mut self.slots[slot as usize].value
     }
 
+    pub(super) fn get(&self, slot: u32) -> Option<&T> {
+        self.slots.get(slot as usize).map(|s| &s.value)
+    }
+
     pub(super) fn key(&self, slot: u32) -> DatagramKey {
         self.slots[slot as usize].key
     }

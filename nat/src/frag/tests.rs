@@ -70,7 +70,11 @@ impl Rig {
     fn put(&mut self, (frame, meta): (Frame, Meta)) -> Did {
         let (dropped, now) = (&mut self.dropped, self.now);
         let mut out = |_frame, why| dropped.push(why);
-        match self.table.track(now, 0, &frame, &meta, &mut out) {
+        // Whoever asks beforehand is told the same.
+        let asked = self.table.rehearse(now, 0, &frame, &meta);
+        let tracked = self.table.track(now, 0, &frame, &meta, &mut out);
+        assert_eq!(asked, tracked);
+        match tracked {
             Tracked::Whole => Did::Whole,
             Tracked::First(key) => {
                 self.verdict += 1;

@@ -53,7 +53,7 @@ fn put(
 
 impl Gateway {
     /// Whether DNS is served to `from` at `to`: hosts of the network, at the gateway's address of their prefix.
-    fn asked_here(&self, network: NetworkId, from: IpAddr, to: IpAddr) -> bool {
+    pub(super) fn asked_here(&self, network: NetworkId, from: IpAddr, to: IpAddr) -> bool {
         let own = self.interface(network);
         own.is_some_and(|own| own.on_link(from) && own.source_for(from) == Some(to))
     }
@@ -193,6 +193,9 @@ impl Gateway {
         };
         if !begins && !listener.knows(client, local) {
             return false;
+        }
+        if cx.is_dry() {
+            return super::dry::served(cx, network, Some("DNS"));
         }
         let (l3, end) = (usize::from(e.meta.l3_off), e.meta.l3_end as usize);
         let sound = end - l3.min(end) <= LONGEST

@@ -69,6 +69,8 @@ struct Pool {
     config: SnatConfig,
     own: Vec<IpAddr>,
     epoch: u16,
+    /// Second in which it was last told that no port was free.
+    told: u32,
 }
 
 /// Ports of published services are taken out of the pools.
@@ -108,6 +110,7 @@ impl Pools {
                     config: config.clone(),
                     own,
                     epoch,
+                    told: 0,
                 }
             });
             pool.snat = c.snat.is_some();
@@ -201,6 +204,28 @@ impl Pools {
             && pool.epoch == leased.epoch
         {
             pool.pool.release(now, leased.lease, leased.remote);
+        }
+    }
+
+    /// Whether people are to be told that the network's pool gave no port: once a second at most.
+    pub(crate) fn is_news(&mut self, network: NetworkId, now: Nanos) -> bool {
+        let now = now.secs();
+        self.at(network)
+            .is_some_and(|p| std::mem::replace(&mut p.told, now) != now)
+    }
+
+    /// Counters by pool.
+    pub(crate) fn counted(&self) -> Vec<PoolStats> {
+        let stats = |p: &Option<Pool>| p.as_ref().map(|p| p.pool.stats()).unwrap_or_default();
+        self.0.iter().map(stats).collect()
+    }
+
+    /// Takes counters back to what they were.
+    pub(crate) fn uncount(&mut self, stats: Vec<PoolStats>) {
+        for (pool, stats) in self.0.iter_mut().zip(stats) {
+            if let Some(p) = pool {
+                p.pool.set_stats(stats);
+            }
         }
     }
 

@@ -7,15 +7,16 @@
 use super::flows::{Way, index};
 use super::neigh::Resolved;
 use super::{Gateway, local};
-use crate::conntrack::{ConnId, Dir, Packet, Track};
+use crate::conntrack::{ConnId, Dir, Packet, Track, Tuple, proto};
 use crate::hop::{self, Ttl};
 use crate::reply::{self, Cause};
+use crate::rewrite::Rewrite;
 use std::net::IpAddr;
 use std::time::Duration;
 use vswitch_core::bridge::{Bridge, NetworkId};
 use vswitch_core::frame::{DropReason, Entry, Frame, GsoType, Offloads, gso};
 use vswitch_core::wire::{L3, L4, MacAddr, Meta};
-use vswitch_core::worker::{Cx, Origin};
+use vswitch_core::worker::{Cx, Origin, Step};
 
 /// What becomes of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +73,9 @@ impl Gateway {
             .ok_or(DropReason::BadPacket)?;
         self.check(network, src, dst)?;
         if e.meta.fragment {
+            if cx.is_dry() {
+                return self.fragment_asked_about(cx, bridge, network, e);
+            }
             return self.fragment(cx, bridge, network, e);
         }
         if self.segment(cx, bridge, network, e, false) {
@@ -89,12 +93,13 @@ impl Gateway {
         network: NetworkId,
         e: &mut Entry,
     ) -> Result<(Outcome, Follow), DropReason> {
-        let Some(packet) = tracked(e) else {
+        let Some(mut packet) = tracked(e) else {
             return self.untracked(cx, bridge, network, e).map(|o| (o, None));
         };
-        let now = cx.now;
-        let tracking = self.tracking.as_deref_mut().ok_or(DropReason::NoRoute)?;
-        match tracking.with(now, |conns, ended| conns.track(&packet, now, ended)) {
+        if self.ignores_inbound && packet.tuple.proto == proto::UDP {
+            packet.refreshes = !self.is_uplink(network);
+        }
+        match self.track(cx, &packet).ok_or(DropReason::NoRoute)? {
             Track::Hit(hit) => {
                 let outcome = self.follow(cx, bridge, network, e, (hit.id, hit.dir))?;
                 Ok((outcome, Some((hit.id, hit.dir))))
@@ -131,12 +136,29 @@ impl Gateway {
         (id, dir): (ConnId, Dir),
     ) -> Result<Outcome, DropReason> {
         self.still_allowed(cx, bridge, network, e, (id, dir))?;
-        let (way, rewrite) = self.way(id, dir)?;
+        let leads = self.way(id, dir)?;
+        self.send_on(cx, bridge, network, e, leads)
+    }
+
+    /// Translates a packet and sends it to its next hop.
+    pub(super) fn send_on(
+        &mut self,
+        cx: &mut Cx,
+        bridge: &mut Bridge,
+        network: NetworkId,
+        e: &mut Entry,
+        (way, rewrite): (Way, Option<Rewrite>),
+    ) -> Result<Outcome, DropReason> {
         self.may_pass(cx, bridge, network, e, way.network)?;
         if let Some(rewrite) = rewrite {
+            let before = match cx.is_dry() {
+                true => Tuple::of(e.frame.head(), &e.meta, super::flows::ZONE),
+                false => None,
+            };
             rewrite
                 .apply(&mut e.frame, &e.meta)
                 .map_err(|_| DropReason::BadPacket)?;
+            super::dry::translated(cx, before, e);
         }
         if hop::decrement_ttl(&mut e.frame, &e.meta) == Ttl::Expired {
             return Err(DropReason::TtlExceeded);
@@ -150,7 +172,7 @@ impl Gateway {
         &mut self,
         id: ConnId,
         dir: Dir,
-    ) -> Result<(Way, Option<crate::rewrite::Rewrite>), DropReason> {
+    ) -> Result<(Way, Option<Rewrite>), DropReason> {
         let tracking = self.tracking.as_deref_mut().ok_or(DropReason::NoRoute)?;
         let conn = tracking.conns.get(id).ok_or(DropReason::InvalidState)?;
         let i = index(dir);
@@ -184,11 +206,19 @@ impl Gateway {
     ) -> Result<(), DropReason> {
         let at = usize::from(e.meta.l3_off) + if e.meta.l3 == L3::V4 { 8 } else { 7 };
         if e.frame.head().get(at).is_none_or(|ttl| *ttl <= 1) {
+            cx.note(|| Step::new("gateway", "drop").detail("its TTL is used up"));
             self.answer(cx, bridge, network, e, Cause::TimeExceeded);
             return Err(DropReason::TtlExceeded);
         }
         let mtu = self.interface(out).ok_or(DropReason::NoRoute)?.config.mtu;
         if !gso::fits(&e.frame, Offloads::ALL, mtu) && unfragmentable(e.frame.head(), &e.meta) {
+            cx.note(|| {
+                Step::new("gateway", "drop")
+                    .detail(format_args!(
+                        "longer than the MTU of {mtu}, and not to be fragmented"
+                    ))
+                    .network(out)
+            });
             self.answer(cx, bridge, network, e, Cause::TooBig(mtu));
             return Err(DropReason::Mtu);
         }
@@ -220,7 +250,9 @@ impl Gateway {
         let Way { network: out, hop } = way;
         let own = self.interface(out).ok_or(DropReason::NoRoute)?;
         let (vid, mac) = (own.config.vid, own.config.mac);
-        match self.neighbours.resolve(cx.now, out, hop) {
+        let resolved = self.resolve(cx, out, hop);
+        cx.note(|| super::dry::neighbour(&resolved, hop).network(out));
+        match resolved {
             Resolved::Known { mac: to, ask } => {
                 if ask {
                     self.ask(cx, bridge, out, hop, Some(to));
@@ -234,6 +266,9 @@ impl Gateway {
                 if ask {
                     self.ask(cx, bridge, out, hop, None);
                     cx.tick_by(cx.now.after(Duration::from_secs(1)));
+                }
+                if cx.is_dry() {
+                    return Ok(Outcome::Held);
                 }
                 let frame = std::mem::take(&mut e.frame);
                 self.neighbours.hold(out, hop, frame).map_err(|frame| {
@@ -305,7 +340,7 @@ impl Gateway {
         };
         let (mac, vid) = (own.config.mac, own.config.vid);
         if let Ok(frame) = reply::icmp_error(&e.frame, &e.meta, cause, from, mac)
-            && self.limiter.admit(cx.now, src)
+            && self.may_answer(cx, src)
         {
             let _ = bridge.originate(cx, network, vid, frame, Origin::Switch);
         }
@@ -336,7 +371,7 @@ impl Gateway {
         let Ok(error) = reply::icmp_error(frame, &meta, cause, from, own.config.mac) else {
             return;
         };
-        if !self.limiter.admit(cx.now, src) {
+        if !self.may_answer(cx, src) {
             return;
         }
         let Some(meta) = vswitch_core::wire::parse(error.head(), error.len()) else {
@@ -361,6 +396,7 @@ impl Gateway {
         network: NetworkId,
         e: &mut Entry,
     ) -> Result<Outcome, DropReason> {
+        self.judge_local(cx, bridge, network, e)?;
         if self.serve(cx, bridge, network, e) {
             return Err(DropReason::Consumed);
         }
@@ -369,7 +405,7 @@ impl Gateway {
             .addresses(e.frame.head())
             .ok_or(DropReason::BadPacket)?;
         match local::echo(e) {
-            Ok(()) => {}
+            Ok(()) => cx.note(|| Step::new("gateway", "answers").detail("the echo request")),
             Err(why) => {
                 if e.meta.l4 == L4::Udp {
                     self.answer(cx, bridge, network, e, Cause::PortUnreachable);
@@ -378,7 +414,7 @@ impl Gateway {
                     && let Ok(reset) = reply::tcp_reset(&e.frame, &e.meta, own.config.mac)
                 {
                     let vid = own.config.vid;
-                    if self.limiter.admit(cx.now, src) {
+                    if self.may_answer(cx, src) {
                         let _ = bridge.originate(cx, network, vid, reset, Origin::Switch);
                     }
                 }

@@ -49,6 +49,12 @@ impl Interface {
         ip == IpAddr::V6(self.link_local) || self.config.addresses.iter().any(|(a, _)| *a == ip)
     }
 
+    /// Whether the interface answers ARP and ND for the address: its own, or one that what leaves by it is translated to.
+    pub(crate) fn speaks_for(&self, ip: IpAddr) -> bool {
+        let pool = self.config.snat.as_ref().map(|s| &s.addresses);
+        self.has(ip) || pool.is_some_and(|p| p.contains(&ip))
+    }
+
     /// Whether the address is in one of the interface's prefixes.
     pub(crate) fn on_link(&self, ip: IpAddr) -> bool {
         let link_local = matches!(ip, IpAddr::V6(a) if a.segments()[0] & 0xffc0 == 0xfe80);

@@ -4,13 +4,15 @@
 //! known the packet waits for its judgement ([`Awaiting`]), few at a time and not for long.
 
 use super::Gateway;
+use super::dry::charge;
 use super::flows::Way;
 use super::neigh::Resolved;
 use super::prefix::Mapped;
 use crate::Endpoint;
-use crate::conntrack::{ConnId, Dir, Tuple};
+use crate::conntrack::{ConnId, Dir, Tuple, proto};
 use crate::policy::{Action, Compiled, Decision, Key, Mark, State};
 use crate::reply::{self, Cause};
+use crate::service::dns;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +22,7 @@ use vswitch_core::frame::{DropReason, Entry, Frame, Verdict};
 use vswitch_core::policy::meter::wire_load;
 use vswitch_core::port::PortId;
 use vswitch_core::wire::{self, L4, Meta};
-use vswitch_core::worker::{Cx, Event, Origin};
+use vswitch_core::worker::{Cx, Event, Origin, Step};
 
 /// Most packets that wait for their judgement.
 const AWAITING: usize = 256;
@@ -88,6 +90,9 @@ pub(super) fn key(tuple: &Tuple, icmp: (u8, u8), state: State) -> Key {
 
 /// Tells people of a decision, if its rule wants that and not too often.
 pub(super) fn tell(cx: &mut Cx, policy: &Compiled, decision: Decision, key: &Key) {
+    if cx.is_dry() {
+        return super::dry::noted(cx, policy, decision, false, key);
+    }
     if !policy.is_told(decision, cx.now) {
         return;
     }
@@ -111,7 +116,7 @@ impl Gateway {
         let Some(vid) = self.interface(way.network).map(|i| i.config.vid) else {
             return To::Nowhere;
         };
-        let (ask, known) = match self.neighbours.resolve(cx.now, way.network, way.hop) {
+        let (ask, known) = match self.resolve(cx, way.network, way.hop) {
             Resolved::Known { mac, ask } => {
                 let fdb = bridge.fdb(way.network);
                 match fdb.and_then(|f| f.lookup(vid, mac)) {
@@ -151,6 +156,16 @@ impl Gateway {
         let to_port = if policy.needs_to_port() {
             match self.port_of(cx, bridge, way) {
                 To::Known(port) => port,
+                To::Asked if cx.is_dry() => {
+                    let why = "policy asks for the port that it goes to";
+                    let hop = way.hop;
+                    cx.note(|| {
+                        Step::new("neighbour", "held")
+                            .detail(format_args!("until {hop} answers who it is: {why}"))
+                            .network(way.network)
+                    });
+                    return Ok(None);
+                }
                 To::Asked => return self.wait(cx.now, e, way).map(|()| None),
                 To::Nowhere => return Err(DropReason::NoNeighbour),
             }
@@ -165,8 +180,7 @@ impl Gateway {
             ..key(tuple, icmp(e.frame.head(), &e.meta), State::New)
         };
         let decision = policy.judge(&key, &self.names, cx.now);
-        let decision = policy.charge(decision, cx.now);
-        tell(cx, &policy, decision, &key);
+        let decision = charge(cx, &policy, decision, &key);
         match decision.action {
             Action::Accept => {
                 let rule = decision.rule;
@@ -184,6 +198,55 @@ impl Gateway {
         }
     }
 
+    /// Judges a packet for the gateway itself: each by itself, as new, for it has no connection. What a network needs to be one (DHCP,
+    /// neighbour discovery) always passes; DNS, without which no list of names allows anything, is refused only by a rule that
+    /// says which protocol or ports.
+    pub(super) fn judge_local(
+        &mut self,
+        cx: &mut Cx,
+        bridge: &mut Bridge,
+        network: NetworkId,
+        e: &Entry,
+    ) -> Result<(), DropReason> {
+        let Some(policy) = self.policy.clone() else {
+            return Ok(());
+        };
+        if super::screen::is_exempt(e.frame.head(), &e.meta) {
+            return Ok(());
+        }
+        let ends = e.meta.addresses(e.frame.head());
+        let ends = ends.ok_or(DropReason::BadPacket)?;
+        let mut own = self.interfaces.iter().flatten();
+        let to = own.find(|i| i.has(ends.1)).map(|i| i.config.network);
+        let key = Key {
+            to_network: to.or(Some(network)),
+            ..self.stateless(network, e, ends, State::New)
+        };
+        let decision = policy.judge(&key, &self.names, cx.now);
+        let rule = decision.rule.and_then(|r| policy.rule(r));
+        let is_general = rule.is_none_or(|r| r.protocols.is_empty() && r.ports.is_empty());
+        let is_dns = key.port == dns::PORT && matches!(key.proto, proto::UDP | proto::TCP);
+        if is_general && is_dns {
+            cx.note(|| {
+                Step::new("policy", "accept").detail("the gateway's DNS: no rule names its ports")
+            });
+            return Ok(());
+        }
+        let decision = charge(cx, &policy, decision, &key);
+        match decision.action {
+            Action::Accept => {
+                let (packets, bytes) = wire_load(&e.frame, &e.meta);
+                if !cx.is_dry() {
+                    policy.count(decision.rule, packets, bytes);
+                }
+                return Ok(());
+            }
+            Action::Drop => {}
+            Action::Reject => self.refuse(cx, bridge, network, e),
+        }
+        Err(DropReason::Policy)
+    }
+
     /// Tells who began a routed connection that it may not.
     fn refuse(&mut self, cx: &mut Cx, bridge: &mut Bridge, network: NetworkId, e: &Entry) {
         if e.meta.l4 != L4::Tcp {
@@ -196,7 +259,7 @@ impl Gateway {
         if let (Ok(reset), Some((src, _))) = (
             reply::tcp_reset(&e.frame, &e.meta, mac),
             e.meta.addresses(e.frame.head()),
-        ) && self.limiter.admit(cx.now, src)
+        ) && self.may_answer(cx, src)
         {
             let _ = bridge.originate(cx, network, vid, reset, Origin::Switch);
         }
@@ -224,13 +287,20 @@ impl Gateway {
         if user.epoch != epoch || from != mark.from {
             return self.judge_again(cx, bridge, network, e, (id, from));
         }
-        self.count(mark.rule, e);
+        self.count(cx, mark.rule, e);
         Ok(())
     }
 
     /// Counts a packet of a connection that a rule lets be.
-    pub(super) fn count(&self, rule: Option<u16>, e: &Entry) {
-        if let Some(policy) = &self.policy {
+    pub(super) fn count(&self, cx: &mut Cx, rule: Option<u16>, e: &Entry) {
+        let Some(policy) = &self.policy else { return };
+        if cx.is_dry() {
+            cx.note(|| {
+                let name = rule.and_then(|r| policy.rule(r)).map(|r| r.name.clone());
+                let by = name.map_or("no rule matched".into(), |n| format!("by `{n}`"));
+                Step::new("policy", "accept").detail(by)
+            });
+        } else {
             let (packets, bytes) = wire_load(&e.frame, &e.meta);
             policy.count(rule, packets, bytes);
         }
@@ -287,14 +357,14 @@ impl Gateway {
         let published = published && self.inside_of(original.dst()) == Mapped::Not;
         let uninvited = uplink && decision.rule.is_none() && !published;
         if decision.action == Action::Accept && !uninvited {
-            self.note(id, &policy, decision, from);
-            self.count(decision.rule, e);
+            self.note(cx, id, &policy, decision, from);
+            self.count(cx, decision.rule, e);
             return Ok(());
         }
         tell(cx, &policy, decision, &key);
         // Who takes another's address doesn't end the other's connection.
         if from == Mark::unpack(user.rule).from {
-            self.end(cx.now, id);
+            self.end(cx, id);
         }
         if decision.action == Action::Reject {
             self.refuse(cx, bridge, network, e);
@@ -303,7 +373,17 @@ impl Gateway {
     }
 
     /// Notes with a connection that the present policy lets it be.
-    pub(super) fn note(&mut self, id: ConnId, policy: &Compiled, d: Decision, from: PortId) {
+    pub(super) fn note(
+        &mut self,
+        cx: &Cx,
+        id: ConnId,
+        policy: &Compiled,
+        d: Decision,
+        from: PortId,
+    ) {
+        if cx.is_dry() {
+            return;
+        }
         let tracking = self.tracking.as_deref_mut();
         if let Some(user) = tracking.and_then(|t| t.conns.user_mut(id)) {
             user.epoch = policy.epoch;
@@ -312,7 +392,11 @@ impl Gateway {
     }
 
     /// Ends a connection.
-    pub(super) fn end(&mut self, now: Nanos, id: ConnId) {
+    pub(super) fn end(&mut self, cx: &Cx, id: ConnId) {
+        let now = cx.now;
+        if cx.is_dry() {
+            return;
+        }
         if let Some(tracking) = self.tracking.as_deref_mut() {
             tracking.with(now, |conns, ended| conns.remove(id, now, ended));
         }

@@ -14,6 +14,7 @@
 
 mod datagram;
 mod dns;
+mod dry;
 mod flows;
 mod forward;
 mod fragments;
@@ -59,7 +60,7 @@ use vswitch_core::frame::{Batch, DropReason, Entry, Offloads, Verdict, gso};
 use vswitch_core::port::PortId;
 use vswitch_core::stats::PortCounters;
 use vswitch_core::wire::{L3, MacAddr, Meta};
-use vswitch_core::worker::{Cx, Origin};
+use vswitch_core::worker::{Cx, Origin, Step};
 
 /// The router as it is to be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -111,6 +112,8 @@ pub struct Gateway {
     /// Where the packet at hand came from.
     ingress: PortId,
     services: services::Services,
+    /// UDP from uplinks doesn't keep its connections alive.
+    ignores_inbound: bool,
     /// Goes up when routes change.
     epoch: u32,
     draw: u64,
@@ -137,6 +140,7 @@ impl Default for Gateway {
             cleared: screen::Cleared::default(),
             ingress: PortId::default(),
             services: services::Services::default(),
+            ignores_inbound: false,
             epoch: 0,
             draw: 0,
             counters: Arc::default(),
@@ -200,6 +204,7 @@ impl Gateway {
             self.tracking = None;
             return;
         }
+        self.ignores_inbound = !config.conntrack.inbound_refresh;
         let same = |t: &Tracking| t.conns.config().max_entries == config.conntrack.max_entries;
         let tracking = match self.tracking.take().filter(|t| same(t)) {
             Some(mut old) => {
@@ -249,6 +254,10 @@ impl Gateway {
         self.interfaces.get(usize::from(network.0))?.as_ref()
     }
 
+    fn is_uplink(&self, network: NetworkId) -> bool {
+        self.interface(network).is_some_and(|i| i.config.uplink)
+    }
+
     /// Whether the address is one of ours, on whichever interface.
     fn is_own(&self, ip: IpAddr) -> bool {
         self.interfaces.iter().flatten().any(|i| i.has(ip))
@@ -269,7 +278,10 @@ impl Gateway {
                 Verdict::Gateway if ours => {
                     e.verdict = match self.for_us(cx, bridge, network, e) {
                         Ok(outcome) => self.finish(cx, bridge, outcome, e),
-                        Err(why) => Verdict::Drop(why),
+                        Err(why) => {
+                            cx.note(|| Step::drop("gateway", why).network(network));
+                            Verdict::Drop(why)
+                        }
                     };
                 }
                 Verdict::Flood(_) if e.meta.dst.is_group() && e.meta.vid == vid => {
@@ -281,6 +293,11 @@ impl Gateway {
                     } else if self.overhear(cx, bridge, network, e)
                         || self.group_request(cx, bridge, network, e)
                     {
+                        cx.note(|| {
+                            Step::new("gateway", "answers")
+                                .detail("it asks the gateway")
+                                .network(network)
+                        });
                         Verdict::Drop(DropReason::Consumed)
                     } else {
                         e.verdict
@@ -304,8 +321,18 @@ impl Gateway {
         };
         let mtu = self.interface(out).map_or(0, |i| i.config.mtu);
         if gso::fits(&e.frame, Offloads::ALL, mtu) {
-            return bridge.deliver(cx, out, e.meta.vid, e.meta.dst);
+            let verdict = bridge.deliver(cx, out, e.meta.vid, e.meta.dst);
+            let dst = e.meta.dst;
+            cx.note(|| match verdict {
+                Verdict::Forward(to) => Step::new("fdb", "found").detail(dst).port(to),
+                Verdict::Flood(_) => {
+                    Step::new("fdb", "flood").detail(format_args!("{dst}: unknown"))
+                }
+                _ => Step::new("fdb", "nowhere").detail(dst),
+            });
+            return verdict;
         }
+        cx.note(|| Step::new("gateway", "fragments").detail(format_args!("to an MTU of {mtu}")));
         let frame = std::mem::take(&mut e.frame);
         self.send(cx, bridge, out, frame, Origin::Held);
         Verdict::Held
@@ -368,7 +395,7 @@ impl Gateway {
     /// Whether it is an ARP or ND request for one of our addresses.
     fn asks_us(&self, network: NetworkId, e: &Entry) -> bool {
         let own = self.interface(network);
-        resolve::read(e).is_some_and(|m| m.asks && own.is_some_and(|i| i.has(m.target)))
+        resolve::read(e).is_some_and(|m| m.asks && own.is_some_and(|i| i.speaks_for(m.target)))
     }
 
     /// Learns from an ARP or ND message, and answers it; true if it was for us alone.
@@ -394,10 +421,11 @@ impl Gateway {
             return false;
         };
         let (vid, mac) = (own.config.vid, own.config.mac);
-        let asks_us = m.asks && own.has(m.target);
+        let asks_us = m.asks && own.speaks_for(m.target);
         if let Some((ip, from)) = m.sender
             && own.on_link(ip)
             && !own.has(ip)
+            && !cx.is_dry()
         {
             // Who asks for us will get packets of us.
             let waiting = self.neighbours.heard(cx.now, network, ip, from, asks_us);

@@ -146,6 +146,28 @@ impl Neighbours {
         Resolved::Pending { ask: true }
     }
 
+    /// What [`Neighbours::resolve`] would tell. Changes nothing.
+    pub(crate) fn peek(&self, now: Nanos, network: NetworkId, ip: IpAddr) -> Resolved {
+        let Some(n) = self.table.get(&(network, ip)) else {
+            return Resolved::Pending { ask: true };
+        };
+        match &n.state {
+            State::Known(mac) => Resolved::Known {
+                mac: *mac,
+                ask: now >= n.due && n.tries == 0,
+            },
+            State::Incomplete(_) => Resolved::Pending { ask: false },
+            State::Unreachable if now < n.due => Resolved::Unreachable,
+            State::Unreachable => Resolved::Pending { ask: true },
+        }
+    }
+
+    /// Whether a back end counts as alive. Changes nothing.
+    pub(crate) fn is_alive(&self, network: NetworkId, ip: IpAddr) -> bool {
+        let known = self.table.get(&(network, ip));
+        known.is_none_or(|n| !matches!(n.state, State::Unreachable))
+    }
+
     /// The MAC of an address, if it is known.
     pub(crate) fn mac_of(&self, network: NetworkId, ip: IpAddr) -> Option<MacAddr> {
         match self.table.get(&(network, ip))?.state {
@@ -404,7 +426,9 @@ mod tests {
         let (due, next) = tick(&mut n, next);
         assert!(matches!(&due[..], [Due::Failed(NET, held)] if held.len() == 1));
         assert_eq!(next, Nanos::MAX);
+        assert_eq!(n.peek(at(4), NET, ip(1)), Resolved::Unreachable);
         assert_eq!(n.resolve(at(4), NET, ip(1)), Resolved::Unreachable);
+        assert_eq!(n.peek(at(9), NET, ip(1)), Resolved::Pending { ask: true });
         assert_eq!(
             n.resolve(at(9), NET, ip(1)),
             Resolved::Pending { ask: true }
@@ -417,6 +441,13 @@ mod tests {
         n.heard(at(0), NET, ip(1), MAC, true);
         let known = |ask| Resolved::Known { mac: MAC, ask };
         assert_eq!(n.resolve(at(29), NET, ip(1)), known(false));
+        for _ in 0..2 {
+            assert_eq!(
+                n.peek(at(31), NET, ip(1)),
+                known(true),
+                "it changes nothing"
+            );
+        }
         assert_eq!(n.resolve(at(31), NET, ip(1)), known(true));
         assert_eq!(n.resolve(at(31), NET, ip(1)), known(false));
         let (due, _) = tick(&mut n, at(32));

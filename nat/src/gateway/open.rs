@@ -5,19 +5,20 @@
 //! the network it came from (hairpin) gets the gateway's own address as its source, or else the answers would
 //! take a short cut that doesn't translate them; one to another host's mapping has its own external endpoint (RFC 4787 REQ-9a).
 
+use super::dry::Leads;
 use super::flows::{Flow, Way, ZONE};
 use super::forward::{Follow, Outcome};
 use super::judge::Judged;
 use super::prefix::Mapped;
 use super::{Gateway, flows};
 use crate::Endpoint;
-use crate::conntrack::{ConfirmError, Dir, Pending, Tuple, User};
+use crate::conntrack::{ConfirmError, Dir, Pending, Tuple, User, proto};
 use crate::portalloc::Internal;
 use crate::reply::Cause;
 use crate::rewrite::Rewrite;
 use vswitch_core::bridge::{Bridge, NetworkId};
 use vswitch_core::frame::{DropReason, Entry};
-use vswitch_core::worker::Cx;
+use vswitch_core::worker::{Cx, Event, Step};
 
 /// Endpoints (source, destination) of a tuple. An ICMP identifier stands at the source of a request and the destination of an answer.
 fn ends(t: &Tuple) -> (Endpoint, Endpoint) {
@@ -27,12 +28,53 @@ fn ends(t: &Tuple) -> (Endpoint, Endpoint) {
     )
 }
 
+/// The tuple that packets of a connection have once they are translated to these ends.
+pub(super) fn translated(original: &Tuple, to: (Endpoint, Endpoint)) -> Tuple {
+    original
+        .with_src(to.0.addr, to.0.port)
+        .with_dst(to.1.addr, to.1.port)
+}
+
+/// The rewriting of both directions, if any is needed. `None`: it can't be done.
+pub(super) fn compiled(original: &Tuple, to: (Endpoint, Endpoint)) -> Option<[Option<Rewrite>; 2]> {
+    let from = ends(original);
+    if from == to {
+        return Some([None, None]);
+    }
+    let reply = translated(original, to).reversed();
+    let back = (ends(&reply), ends(&original.reversed()));
+    let there = Rewrite::new(original.proto, from, to).ok()?;
+    let back = Rewrite::new(original.proto, back.0, back.1).ok()?;
+    Some([Some(there), Some(back)])
+}
+
+/// Why what comes from outside may not.
+const UNASKED: &str = "from an uplink only published ports and what a rule accepts";
+
 /// Where a connection to one of our addresses leads, by which lease, through which network's mapping.
 type Inbound = (Endpoint, Option<flows::Leased>, Option<NetworkId>);
 
 impl Gateway {
-    /// Judges the first packet of a connection, enters it and sends the packet on.
+    /// Judges the first packet of a connection, enters it and sends the packet on. Who began one that there is no room for is told
+    /// (RFC 5508 REQ-8), if it is inside: outside isn't answered, or a flood would be.
     pub(super) fn open(
+        &mut self,
+        cx: &mut Cx,
+        bridge: &mut Bridge,
+        network: NetworkId,
+        e: &mut Entry,
+        pending: Pending,
+    ) -> Result<(Outcome, Follow), DropReason> {
+        let opened = self.begin(cx, bridge, network, e, pending);
+        if let Err(DropReason::NatExhausted | DropReason::ConntrackFull) = opened
+            && !self.is_uplink(network)
+        {
+            self.answer(cx, bridge, network, e, Cause::Prohibited);
+        }
+        opened
+    }
+
+    fn begin(
         &mut self,
         cx: &mut Cx,
         bridge: &mut Bridge,
@@ -100,7 +142,15 @@ impl Gateway {
             let of = through.unwrap_or(out.network);
             match pools.lease(now, of, internal, dst.addr, random) {
                 Ok((leased, external)) => (lease, source) = (Some(leased), external),
-                Err(_) => {
+                Err(why) => {
+                    if !cx.is_dry() && pools.is_news(of, now) {
+                        cx.event(Event::NatExhausted {
+                            network: of.0,
+                            proto: original.proto,
+                            reason: why.reason(),
+                        });
+                    }
+                    cx.note(|| Step::new("nat", "drop").detail(why).network(of));
                     self.give_back(cx, inside);
                     return Err(DropReason::NatExhausted);
                 }
@@ -108,6 +158,14 @@ impl Gateway {
         }
         let back = self.back(network, src.addr);
         let leases = [lease, inside];
+        if cx.is_dry() {
+            let leads = Leads {
+                ends: (source, dst),
+                way: out,
+                leases,
+            };
+            return self.would_enter(cx, bridge, network, e, &pending, leads);
+        }
         let id = self.enter(cx, pending, (source, dst), [out, back], leases, judged)?;
         let outcome = self.follow(cx, bridge, network, e, (id, Dir::Original))?;
         Ok((outcome, Some((id, Dir::Original))))
@@ -124,6 +182,7 @@ impl Gateway {
         addressed: bool,
     ) -> Result<Option<(Way, Judged)>, DropReason> {
         let Some((route, hop)) = self.routes.find(tuple.dst()) else {
+            cx.note(|| Step::new("route", "none").detail(tuple.dst()));
             self.answer(cx, bridge, network, e, Cause::NetUnreachable);
             return Err(DropReason::NoRoute);
         };
@@ -131,8 +190,17 @@ impl Gateway {
             network: route.network,
             hop,
         };
+        cx.note(|| {
+            let (to, len) = route.to;
+            let how = match route.via {
+                Some(via) => format!("{to}/{len} via {via}"),
+                None => format!("{to}/{len} is on link"),
+            };
+            Step::new("route", "found").detail(how).network(out.network)
+        });
         let from_outside = self.interface(network).is_some_and(|i| i.config.uplink);
         if from_outside && !addressed && self.policy.is_none() {
+            cx.note(|| Step::new("policy", "drop").detail(UNASKED).network(network));
             return Err(DropReason::Policy);
         }
         self.may_pass(cx, bridge, network, e, out.network)?;
@@ -141,6 +209,7 @@ impl Gateway {
         };
         // From outside it takes a rule, if nothing is published.
         if from_outside && !addressed && !judged.by_rule {
+            cx.note(|| Step::new("policy", "drop").detail(UNASKED).network(network));
             return Err(DropReason::Policy);
         }
         Ok(Some((out, judged)))
@@ -158,7 +227,7 @@ impl Gateway {
         DropReason::NoRoute
     }
 
-    fn give_back(&mut self, cx: &Cx, leased: Option<flows::Leased>) {
+    pub(super) fn give_back(&mut self, cx: &Cx, leased: Option<flows::Leased>) {
         if let (Some(leased), Some(tracking)) = (leased, self.tracking.as_deref_mut()) {
             tracking.flows.pools.release(cx.now, leased);
         }
@@ -191,20 +260,8 @@ impl Gateway {
         let (now, epoch) = (cx.now, self.epoch);
         let tracking = self.tracking.as_deref_mut().ok_or(DropReason::NoRoute)?;
         let original = *pending.tuple();
-        let from = ends(&original);
-        let translated = original
-            .with_src(to.0.addr, to.0.port)
-            .with_dst(to.1.addr, to.1.port);
-        let reply = translated.reversed();
-        let compiled = if from == to {
-            Ok([None, None])
-        } else {
-            let back = (ends(&reply), ends(&original.reversed()));
-            Rewrite::new(original.proto, from, to).and_then(|there| {
-                Rewrite::new(original.proto, back.0, back.1).map(|back| [Some(there), Some(back)])
-            })
-        };
-        let Ok(rewrites) = compiled else {
+        let reply = translated(&original, to).reversed();
+        let Some(rewrites) = compiled(&original, to) else {
             for leased in leases.into_iter().flatten() {
                 tracking.flows.pools.release(now, leased);
             }
@@ -254,13 +311,26 @@ impl Gateway {
         to: Endpoint,
     ) -> Option<Inbound> {
         if let Some(backend) = self.backend(cx, bridge, network, proto, from, to) {
+            let found = || format!("{to} is published: {backend}");
+            cx.note(|| Step::new("publish", "found").detail(found()));
             return Some((backend, None, None));
         }
         let outside = self.interface(network)?.config.uplink;
+        let own = self.is_own(to.addr);
         let tracking = self.tracking.as_deref_mut()?;
         let pools = &mut tracking.flows.pools;
         if !outside {
-            let (leased, internal, of) = pools.hairpin(proto, to, from.addr)?;
+            // A query has its identifier at the source; at an address that the gateway doesn't answer for itself it is whose it was
+            // given to (RFC 5508 REQ-7).
+            let query = matches!(proto, proto::ICMP | proto::ICMP6) && !own;
+            let key = match query {
+                true => Endpoint::new(to.addr, from.port),
+                false => to,
+            };
+            let (leased, mut internal, of) = pools.hairpin(proto, key, from.addr)?;
+            if query {
+                internal.port = to.port;
+            }
             return Some((internal, Some(leased), Some(of)));
         }
         let (leased, internal) = pools.inbound(network, proto, to, from.addr)?;
@@ -285,6 +355,11 @@ impl Gateway {
                     alive &= !(1 << (i % 64));
                     continue;
                 };
+                if cx.is_dry() {
+                    let alive_now = self.neighbours.is_alive(route.network, hop);
+                    alive &= !(u64::from(!alive_now) << (i % 64));
+                    continue;
+                }
                 let health = self.neighbours.health(cx.now, route.network, hop);
                 if !health.alive {
                     alive &= !(1 << (i % 64));

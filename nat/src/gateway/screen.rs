@@ -11,6 +11,7 @@
 //! A zone is a network, not a VLAN: hosts with the same address in two VLANs of one network share their connections.
 
 use super::Gateway;
+use super::dry::charge;
 use super::judge::{echo, icmp, key, tell};
 use crate::conntrack::{ConnId, Dir, Hit, Packet, Pending, Track, User, proto};
 use crate::frag::FragmentHeader;
@@ -26,7 +27,7 @@ use vswitch_core::clock::Nanos;
 use vswitch_core::frame::{Batch, DropReason, Entry, Verdict};
 use vswitch_core::port::PortId;
 use vswitch_core::wire::{L3, L4, Meta};
-use vswitch_core::worker::{Cx, Origin};
+use vswitch_core::worker::{Cx, Origin, Step};
 
 /// Datagrams whose fragments may pass, remembered by hash.
 const CLEARED: usize = 1024;
@@ -63,7 +64,7 @@ fn zone(network: NetworkId) -> u16 {
 }
 
 /// What passes whatever the rules are.
-fn is_exempt(head: &[u8], meta: &Meta) -> bool {
+pub(super) fn is_exempt(head: &[u8], meta: &Meta) -> bool {
     let l4 = usize::from(meta.l4_off);
     match (meta.l4, meta.proto) {
         // IGMP.
@@ -122,6 +123,7 @@ impl Gateway {
                 self.screen_fragment(cx, bridge, &policy, network, e, &target)
             };
             if let Err(why) = screened {
+                cx.note(|| Step::drop("policy", why).network(network));
                 e.verdict = Verdict::Drop(why);
             }
         }
@@ -145,7 +147,9 @@ impl Gateway {
         let hash = self.cleared.hash(network, e, fragment.id);
         if fragment.offset == 0 {
             self.screen_packet(cx, bridge, policy, network, e, target)?;
-            self.cleared.enter(hash, cx.now);
+            if !cx.is_dry() {
+                self.cleared.enter(hash, cx.now);
+            }
             return Ok(());
         }
         match self.cleared.has(hash, cx.now) {
@@ -166,10 +170,7 @@ impl Gateway {
         let Some(packet) = Packet::of(e.frame.head(), &e.meta, zone(network)) else {
             return self.screen_error(cx, policy, network, e, target);
         };
-        let now = cx.now;
-        let tracking = self.tracking.as_deref_mut();
-        let tracking = tracking.ok_or(DropReason::InvalidState)?;
-        match tracking.with(now, |conns, ended| conns.track(&packet, now, ended)) {
+        match self.track(cx, &packet).ok_or(DropReason::InvalidState)? {
             Track::Hit(hit) => self.screen_known(cx, bridge, policy, network, e, hit),
             Track::New(pending) => self.screen_new(cx, policy, network, e, (pending, target)),
             Track::Invalid(_) => Err(DropReason::InvalidState),
@@ -191,7 +192,7 @@ impl Gateway {
         if hit.user.epoch != policy.epoch || moved {
             return self.screen_again(cx, bridge, policy, network, e, (hit.id, hit.dir));
         }
-        self.count(mark.rule, e);
+        self.count(cx, mark.rule, e);
         Ok(())
     }
 
@@ -234,14 +235,14 @@ impl Gateway {
         };
         let decision = policy.judge(&key, &self.names, cx.now);
         if decision.action == Action::Accept {
-            self.note(id, policy, decision, from);
-            self.count(decision.rule, e);
+            self.note(cx, id, policy, decision, from);
+            self.count(cx, decision.rule, e);
             return Ok(());
         }
         tell(cx, policy, decision, &key);
         // Who takes another's address doesn't end the other's connection.
         if from == known {
-            self.end(cx.now, id);
+            self.end(cx, id);
         }
         self.deny(cx, network, e, decision)
     }
@@ -262,8 +263,7 @@ impl Gateway {
             ..key(pending.tuple(), icmp(e.frame.head(), &e.meta), State::New)
         };
         let (decision, key) = self.screen_key(cx, policy, e, key, target);
-        let decision = policy.charge(decision, cx.now);
-        tell(cx, policy, decision, &key);
+        let decision = charge(cx, policy, decision, &key);
         if decision.action != Action::Accept {
             return self.deny(cx, network, e, decision);
         }
@@ -279,12 +279,19 @@ impl Gateway {
         let (now, reply) = (cx.now, pending.tuple().reversed());
         let tracking = self.tracking.as_deref_mut();
         let tracking = tracking.ok_or(DropReason::InvalidState)?;
+        if cx.is_dry() {
+            let admitted = tracking.conns.would_confirm(&pending, &reply);
+            return admitted.map_err(|why| {
+                cx.note(|| Step::new("conntrack", "drop").detail(why));
+                DropReason::ConntrackFull
+            });
+        }
         tracking
             .with(now, |conns, ended| {
                 conns.confirm(pending, reply, user, now, ended)
             })
             .map_err(|_| DropReason::ConntrackFull)?;
-        self.count(decision.rule, e);
+        self.count(cx, decision.rule, e);
         Ok(())
     }
 
@@ -342,11 +349,10 @@ impl Gateway {
             .ok_or(DropReason::BadPacket)?;
         let key = self.stateless(network, e, (src, dst), State::New);
         let (decision, key) = self.screen_key(cx, policy, e, key, &Target::Anywhere);
-        let decision = policy.charge(decision, cx.now);
-        tell(cx, policy, decision, &key);
+        let decision = charge(cx, policy, decision, &key);
         match decision.action {
             Action::Accept => {
-                self.count(decision.rule, e);
+                self.count(cx, decision.rule, e);
                 Ok(())
             }
             _ => Err(DropReason::Policy),
@@ -354,7 +360,7 @@ impl Gateway {
     }
 
     /// The key of a packet that has no connection.
-    fn stateless(
+    pub(super) fn stateless(
         &self,
         network: NetworkId,
         e: &Entry,
@@ -406,11 +412,10 @@ impl Gateway {
         }
         let key = self.stateless(network, e, ends, State::Related);
         let (decision, key) = self.screen_key(cx, policy, e, key, target);
-        let decision = policy.charge(decision, cx.now);
-        tell(cx, policy, decision, &key);
+        let decision = charge(cx, policy, decision, &key);
         match decision.action {
             Action::Accept => {
-                self.count(decision.rule, e);
+                self.count(cx, decision.rule, e);
                 Ok(())
             }
             _ => Err(DropReason::Policy),
@@ -437,7 +442,7 @@ impl Gateway {
                 })
             };
             if let Some(frame) = answer
-                && self.limiter.admit(cx.now, src)
+                && self.may_answer(cx, src)
             {
                 // It goes back with the tags it came with, so past the egress stages.
                 cx.emit(self.ingress, frame, Origin::Switch);

@@ -21,10 +21,10 @@ use vswitch_core::bridge::{Bridge, NetworkId};
 use vswitch_core::clock::Nanos;
 use vswitch_core::frame::Entry;
 use vswitch_core::port::PortId;
-use vswitch_core::wire::{L3, MacAddr};
+use vswitch_core::wire::{L3, L4, MacAddr};
 use vswitch_core::worker::{Cx, Origin};
 
-const SOLICITATION: u8 = 133;
+pub(super) const SOLICITATION: u8 = 133;
 /// Changes kept for who asks; older ones are lost to events, not to the table.
 const CHANGES: usize = 4096;
 /// DNS responses taken at once; the rest come with the next turn.
@@ -61,9 +61,9 @@ pub struct NetworkServices {
 #[derive(Debug)]
 pub(super) struct Served {
     config: NetworkServices,
-    dhcp: Option<dhcp4::Server>,
-    ra: Option<ra::Advertiser>,
-    dhcp6: Option<dhcp6::Server>,
+    pub(super) dhcp: Option<dhcp4::Server>,
+    pub(super) ra: Option<ra::Advertiser>,
+    pub(super) dhcp6: Option<dhcp6::Server>,
     pub(super) dns: Option<Dns>,
     /// DNS by TCP.
     pub(super) listener: Option<Listener>,
@@ -74,7 +74,7 @@ pub(super) struct Served {
 #[derive(Debug, Default)]
 pub(super) struct Services {
     /// By network.
-    networks: Vec<Option<Box<Served>>>,
+    pub(super) networks: Vec<Option<Box<Served>>>,
     ports: HashMap<PortId, Arc<str>, foldhash::quality::RandomState>,
     changes: VecDeque<(NetworkId, Change)>,
 }
@@ -331,6 +331,12 @@ impl Gateway {
     ) -> bool {
         if self.services.get(network).is_none() {
             return false;
+        }
+        if cx.is_dry() && e.meta.l4 != L4::Tcp {
+            let service = self
+                .services
+                .for_whom(network, e, &|from, to| self.asked_here(network, from, to));
+            return super::dry::served(cx, network, service);
         }
         match datagram::port_of(e) {
             Some(dhcp4::SERVER_PORT) if e.meta.l3 == L3::V4 => self.dhcp(cx, bridge, network, e),

@@ -327,6 +327,18 @@ impl Compiled {
         }
     }
 
+    /// What [`Compiled::charge`] would make of a decision.
+    #[must_use]
+    pub fn would_charge(&self, decision: Decision, now: Nanos) -> Decision {
+        if self.tally(decision.rule).is_within(now) {
+            return decision;
+        }
+        Decision {
+            action: Action::Drop,
+            ..decision
+        }
+    }
+
     /// Counts packets of a connection that a rule has judged.
     pub fn count(&self, rule: Option<u16>, packets: u64, bytes: u64) {
         self.tally(rule).packets(packets, bytes);

@@ -59,6 +59,11 @@ impl Tally {
         within
     }
 
+    /// Whether a judgement is within the rule's rate.
+    pub(super) fn is_within(&self, now: Nanos) -> bool {
+        self.limit.as_ref().is_none_or(|m| m.passes(now))
+    }
+
     pub(super) fn packets(&self, packets: u64, bytes: u64) {
         self.packets.fetch_add(packets, Relaxed);
         self.bytes.fetch_add(bytes, Relaxed);

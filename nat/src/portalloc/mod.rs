@@ -104,6 +104,19 @@ pub enum LeaseError {
     Family,
 }
 
+impl LeaseError {
+    /// In a few words.
+    #[must_use]
+    pub fn reason(self) -> &'static str {
+        match self {
+            LeaseError::Exhausted => "no external port is free",
+            LeaseError::HostLimit => "the host has as many external ports as it may",
+            LeaseError::PoolLimit => "the pool has as many mappings as it may",
+            LeaseError::Family => "the pool has no address of the host's family",
+        }
+    }
+}
+
 /// What was counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PoolStats {
@@ -198,6 +211,11 @@ impl PortPool {
     #[must_use]
     pub fn stats(&self) -> PoolStats {
         self.stats
+    }
+
+    /// Takes counters back to what they were.
+    pub(crate) fn set_stats(&mut self, stats: PoolStats) {
+        self.stats = stats;
     }
 
     /// Leases not yet given back.

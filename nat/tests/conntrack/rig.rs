@@ -47,6 +47,7 @@ pub(crate) fn datagram(tuple: Tuple) -> Packet {
         transport: Transport::Other,
         packets: 1,
         bytes: 100,
+        refreshes: true,
     }
 }
 
@@ -81,11 +82,15 @@ impl Rig {
         })
     }
 
+    /// Tracks a packet; asking beforehand has told the same.
     pub(crate) fn track(&mut self, packet: &Packet) -> Track {
         let ended = &mut self.ended;
-        self.ct.track(packet, self.now, &mut |c: &Conn, why| {
+        let asked = self.ct.rehearse(packet, self.now);
+        let track = self.ct.track(packet, self.now, &mut |c: &Conn, why| {
             ended.push((*c.tuple(Dir::Original), why));
-        })
+        });
+        assert_eq!(format!("{asked:?}"), format!("{track:?}"));
+        track
     }
 
     pub(crate) fn hit(&mut self, packet: &Packet) -> Hit {

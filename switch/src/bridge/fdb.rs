@@ -204,6 +204,19 @@ impl Fdb {
         Learn::New
     }
 
+    /// What [`Fdb::learn`] would do. Changes nothing.
+    #[must_use]
+    pub fn would_learn(&self, vid: u16, mac: MacAddr, port: PortId, port_limit: u32) -> Learn {
+        match self.get(vid, mac) {
+            Some(e) if e.port == port => Learn::Refreshed,
+            Some(e) if e.is_static => Learn::Pinned(e.port),
+            _ if count(&self.learned, port) >= port_limit => Learn::PortFull,
+            Some(e) => Learn::Moved(e.port),
+            None if self.table.len() >= self.limit => Learn::Full,
+            None => Learn::New,
+        }
+    }
+
     fn insert(&mut self, entry: FdbEntry) {
         if !entry.is_static {
             self.count_change(entry.port, 1);

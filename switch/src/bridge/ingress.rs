@@ -8,36 +8,48 @@ use super::port::BridgePort;
 use super::vlan;
 use crate::frame::{Batch, DropReason, Entry, Verdict};
 use crate::policy::meter::wire_load;
-use crate::worker::Cx;
+use crate::worker::{Cx, Step};
 
-/// Judges the frames of a batch from `port`; puts those that pass into a VLAN.
+/// Judges the frames of a batch from `port`; puts those that pass into a VLAN. Mirrors and meters have seen what another worker
+/// handed off.
 pub(super) fn screen(cx: &mut Cx, port: &BridgePort, net: &Network, batch: &mut Batch) {
+    let first = !batch.handed;
     for e in &mut batch.entries {
-        for tap in &port.taps_in {
+        for tap in port.taps_in.iter().filter(|_| first) {
             tap.copy(cx, &e.frame);
         }
         if e.verdict != Verdict::Next {
             continue;
         }
-        match judge(cx, port, e) {
-            Ok(()) => copy_vlan(cx, &net.taps, e),
-            Err(why) => e.verdict = Verdict::Drop(why),
+        match judge(cx, port, e, first) {
+            Ok(()) if first => copy_vlan(cx, &net.taps, e),
+            Ok(()) => {}
+            Err(why) => {
+                cx.note(|| Step::drop("ingress", why));
+                e.verdict = Verdict::Drop(why);
+            }
         }
     }
 }
 
-fn judge(cx: &Cx, port: &BridgePort, e: &mut Entry) -> Result<(), DropReason> {
+fn judge(cx: &mut Cx, port: &BridgePort, e: &mut Entry, first: bool) -> Result<(), DropReason> {
     if port.vlan_aware {
-        e.meta.vid = vlan::classify(&port.config, &e.meta).ok_or(DropReason::VlanIngress)?;
+        let vid = vlan::classify(&port.config, &e.meta).ok_or(DropReason::VlanIngress)?;
+        e.meta.vid = vid;
+        cx.note(|| Step::new("ingress", "vlan").detail(vid));
     }
     if let Some(guard) = &port.guard {
         guard.judge(e.frame.head(), &e.meta)?;
+        cx.note(|| Step::new("ingress", "guard passes").detail("it speaks for itself"));
     }
-    if let Some(meter) = &port.meters.ingress {
+    if let Some(meter) = &port.meters.ingress
+        && first
+    {
         let (_, bytes) = wire_load(&e.frame, &e.meta);
-        if !meter.admit(cx.now, bytes) {
+        if !meter.take(cx, bytes) {
             return Err(DropReason::IngressRate);
         }
+        cx.note(|| Step::new("ingress", "within rate"));
     }
     Ok(())
 }

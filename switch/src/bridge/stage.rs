@@ -10,8 +10,8 @@ use crate::clock::Nanos;
 use crate::frame::{Batch, DropReason, Entry, FloodSet, Frame, Verdict};
 use crate::policy::meter::{Meter, wire_load};
 use crate::port::PortId;
-use crate::wire::Meta;
-use crate::worker::{Cx, Event, Origin, Stage, Sync};
+use crate::wire::{MacAddr, Meta};
+use crate::worker::{Cx, Event, Origin, Stage, Step, Sync};
 use arrayvec::ArrayVec;
 use std::net::IpAddr;
 
@@ -27,6 +27,8 @@ struct Pass<'a> {
     from: PortId,
     now: u32,
     network: u16,
+    /// Another worker has put the frames through the port's meters.
+    handed: bool,
     floods: ArrayVec<(u16, FloodSet), FLOODS>,
     /// Scratch for the ports of a multicast group.
     wanted: &'a mut Vec<PortId>,
@@ -47,11 +49,16 @@ impl Stage for Bridge {
                 let body = e.frame.head().get(usize::from(e.meta.l3_off)..);
                 if let Some((sent, number)) = body.and_then(|b| self.shared.probe_key.read(b)) {
                     e.verdict = Verdict::Drop(DropReason::LoopProbe);
+                    if cx.is_dry() {
+                        cx.note(|| Step::drop("loop guard", DropReason::LoopProbe));
+                        continue;
+                    }
                     super::timers::probe_returned(cx, &self.ports, net, from, sent, number);
                 }
             }
         }
         if port.loop_state.is_shut() {
+            cx.note(|| Step::drop("loop guard", DropReason::LoopGuard).port(from));
             for e in batch
                 .entries
                 .iter_mut()
@@ -72,10 +79,15 @@ impl Stage for Bridge {
             port,
             from,
             network: network.0,
+            handed: batch.handed,
             floods: ArrayVec::new(),
             wanted: &mut self.wanted,
         };
-        pass.switch(batch);
+        if pass.cx.is_dry() {
+            pass.switch::<true>(batch);
+        } else {
+            pass.switch::<false>(batch);
+        }
     }
 
     fn egress(
@@ -87,6 +99,7 @@ impl Stage for Bridge {
         meta: &Meta,
     ) -> Result<(), DropReason> {
         if self.shared.shut.contains(to) {
+            cx.note(|| Step::drop("egress", DropReason::LoopGuard).port(to));
             return Err(DropReason::LoopGuard);
         }
         if !self.finishes.get(to.index()).is_some_and(|f| *f) {
@@ -121,8 +134,9 @@ impl Bridge {
             return Ok(());
         };
         if let Some(meter) = &port.meters.egress
-            && !meter.admit(cx.now, wire_load(frame, meta).1)
+            && !meter.take(cx, wire_load(frame, meta).1)
         {
+            cx.note(|| Step::drop("egress", DropReason::EgressRate).port(to));
             return Err(DropReason::EgressRate);
         }
         if port.vlan_aware {
@@ -132,7 +146,12 @@ impl Bridge {
             } else {
                 meta.vid
             };
-            vlan::egress(&port.config, vid, frame)?;
+            let tagged = vlan::egress(&port.config, vid, frame);
+            cx.note(|| match tagged {
+                Ok(()) => Step::new("egress", "vlan").detail(vid).port(to),
+                Err(why) => Step::drop("egress", why).port(to),
+            });
+            tagged?;
         }
         for tap in &port.taps_out {
             tap.copy(cx, frame);
@@ -142,8 +161,10 @@ impl Bridge {
 }
 
 impl Pass<'_> {
-    /// Learns the sources and finds the ways of all frames not judged yet.
-    fn switch(&mut self, batch: &mut Batch) {
+    /// Learns the sources and finds the ways of all frames not judged yet. Twice compiled, so that who is only asked about (`DRY`) costs
+    /// the others nothing.
+    #[inline]
+    fn switch<const DRY: bool>(&mut self, batch: &mut Batch) {
         let (mut last_src, mut last_dst) = (NO_KEY, NO_KEY);
         let mut last_way = Verdict::Next;
         let learning = self.port.config.learning;
@@ -154,7 +175,11 @@ impl Pass<'_> {
             // Frames of a flow come together: what was found for the one before mostly holds.
             let src = key(e.meta.vid, e.meta.src);
             if src != last_src {
-                if let Err(why) = self.source(e, learning) {
+                let source = match DRY {
+                    false => self.source(e, learning),
+                    true => self.known_source(e, learning),
+                };
+                if let Err(why) = source {
                     e.verdict = Verdict::Drop(why);
                     continue;
                 }
@@ -164,6 +189,9 @@ impl Pass<'_> {
             }
             if e.meta.dst.is_group() {
                 e.verdict = self.group(e);
+                if DRY {
+                    self.tell_group(e);
+                }
                 continue;
             }
             let dst = key(e.meta.vid, e.meta.dst);
@@ -171,16 +199,22 @@ impl Pass<'_> {
                 e.verdict = last_way;
                 continue;
             }
-            let known = self.net.fdb.lookup_key(dst);
+            let known = match DRY && dst == src && learning {
+                false => self.net.fdb.lookup_key(dst),
+                true => self.own_source(e),
+            };
             e.verdict = match known {
                 Some(to) => self.unicast(to),
                 None => self.unknown(e),
             };
+            if DRY {
+                self.tell_found(e, known);
+            }
             if known.is_some() {
                 (last_dst, last_way) = (dst, e.verdict);
             }
         }
-        if let Some(due) = self.net.fdb.arm(self.now, self.net.ageing) {
+        if !DRY && let Some(due) = self.net.fdb.arm(self.now, self.net.ageing) {
             self.cx.tick_by(Nanos(u64::from(due) * 1_000_000_000));
         }
     }
@@ -188,7 +222,7 @@ impl Pass<'_> {
     #[inline]
     fn source(&mut self, e: &Entry, learning: bool) -> Result<(), DropReason> {
         let mac = e.meta.src;
-        if mac.is_group() || mac == crate::wire::MacAddr::ZERO {
+        if is_no_source(mac) {
             return Err(DropReason::BadSourceMac);
         }
         if !learning {
@@ -201,9 +235,99 @@ impl Pass<'_> {
         }
     }
 
+    /// As [`Pass::source`], for a frame that is only asked about.
+    #[cold]
+    fn known_source(&mut self, e: &Entry, learning: bool) -> Result<(), DropReason> {
+        let (vid, mac, port) = (e.meta.vid, e.meta.src, self.from);
+        if is_no_source(mac) {
+            let why = DropReason::BadSourceMac;
+            self.cx.note(|| Step::drop("learn", why));
+            return Err(why);
+        }
+        if !learning {
+            self.cx.note(|| Step::new("learn", "off").port(port));
+            return Ok(());
+        }
+        let known = self
+            .net
+            .fdb
+            .would_learn(vid, mac, port, self.port.mac_limit);
+        let (decision, at) = match known {
+            Learn::New => ("new", port),
+            Learn::Refreshed => ("known", port),
+            Learn::Moved(was) => ("moves from", was),
+            Learn::Full => ("table full", port),
+            Learn::Pinned(_) | Learn::PortFull => ("drop", port),
+        };
+        let why = refusal(known);
+        self.cx.note(|| {
+            let step = Step::new("learn", decision).port(at);
+            match why {
+                Some(why) => step.detail(format_args!("{mac}: {}", why.as_str())),
+                None => step.detail(mac),
+            }
+        });
+        why.map_or(Ok(()), Err)
+    }
+
+    /// Where a frame that is only asked about would find its own source.
+    #[cold]
+    fn own_source(&self, e: &Entry) -> Option<PortId> {
+        let (vid, mac, limit) = (e.meta.vid, e.meta.src, self.port.mac_limit);
+        let learn = self.net.fdb.would_learn(vid, mac, self.from, limit);
+        (learn != Learn::Full).then_some(self.from)
+    }
+
+    /// Notes where a frame to a group that is asked about goes.
+    #[cold]
+    fn tell_group(&mut self, e: &Entry) {
+        let (dst, verdict) = (e.meta.dst, e.verdict);
+        self.cx.note(|| match verdict {
+            Verdict::Drop(why) => Step::drop("group", why),
+            Verdict::Flood(set) => {
+                Step::new("group", "flood").detail(format_args!("{dst}: to {} ports", set.len))
+            }
+            _ => Step::new("group", "pass").detail(dst),
+        });
+    }
+
+    /// Notes what the look-up of a frame that is asked about has found.
+    #[cold]
+    fn tell_found(&mut self, e: &Entry, known: Option<PortId>) {
+        let (vid, dst, verdict) = (e.meta.vid, e.meta.dst, e.verdict);
+        self.cx.note(|| {
+            let decision = match (verdict, known) {
+                (Verdict::Drop(_), _) => "drop",
+                (_, Some(PortId::GATEWAY)) => "gateway",
+                (_, Some(_)) => "found",
+                (_, None) => "flood",
+            };
+            let mut detail = dst.to_string();
+            if vid != 0 {
+                detail += &format!(" in VLAN {vid}");
+            }
+            match verdict {
+                Verdict::Drop(why) => detail += &format!(": {}", why.as_str()),
+                Verdict::Flood(set) => detail += &format!(": unknown, to {} ports", set.len),
+                _ => {}
+            }
+            let step = Step::new("fdb", decision).detail(detail);
+            match known.filter(|p| *p != PortId::GATEWAY) {
+                Some(to) => step.port(to),
+                None => step,
+            }
+        });
+    }
+
     #[cold]
     fn learned(&mut self, e: &Entry, learned: Learn) -> Result<(), DropReason> {
         let (network, port, vid, mac) = (self.network, self.from, e.meta.vid, e.meta.src);
+        if let Some(why) = refusal(learned) {
+            if learned == Learn::PortFull {
+                self.port.tell_limit(self.cx, port, "MACs of the port");
+            }
+            return Err(why);
+        }
         match learned {
             Learn::New => {
                 let event = Event::MacLearned {
@@ -230,18 +354,13 @@ impl Pass<'_> {
                     self.cx.tick_by(self.cx.now);
                 }
             }
-            Learn::Pinned(_) => return Err(DropReason::StaticMac),
-            Learn::PortFull => {
-                self.port.tell_limit(self.cx, port, "MACs of the port");
-                return Err(DropReason::MacLimit);
-            }
             // It passes, and what is for it will be flooded.
             Learn::Full => {
                 self.port
                     .tell_limit(self.cx, port, "FDB entries of the network");
                 return Ok(());
             }
-            Learn::Refreshed => return Ok(()),
+            Learn::Refreshed | Learn::Pinned(_) | Learn::PortFull => return Ok(()),
         }
         self.cx.tell(Sync::Learned {
             network,
@@ -251,6 +370,12 @@ impl Pass<'_> {
             seen: self.now,
         });
         Ok(())
+    }
+
+    /// Whether the frame is more than the meter, if there is one, lets pass.
+    fn over(&self, meter: Option<&Meter>, e: &Entry) -> bool {
+        let load = || wire_load(&e.frame, &e.meta).0;
+        !self.handed && meter.is_some_and(|m| !m.take(self.cx, load()))
     }
 
     fn unicast(&self, to: PortId) -> Verdict {
@@ -275,7 +400,7 @@ impl Pass<'_> {
 
     #[cold]
     fn unknown(&mut self, e: &Entry) -> Verdict {
-        if over(self.port.meters.unknown.as_ref(), self.cx, e) {
+        if self.over(self.port.meters.unknown.as_ref(), e) {
             return Verdict::Drop(DropReason::StormControl);
         }
         Verdict::Flood(self.flood(e.meta.vid))
@@ -288,12 +413,12 @@ impl Pass<'_> {
         }
         let meters = &self.port.meters;
         if dst.is_broadcast() {
-            if over(meters.broadcast.as_ref(), self.cx, e) {
+            if self.over(meters.broadcast.as_ref(), e) {
                 return Verdict::Drop(DropReason::StormControl);
             }
             return Verdict::Flood(self.flood(e.meta.vid));
         }
-        if over(meters.multicast.as_ref(), self.cx, e) {
+        if self.over(meters.multicast.as_ref(), e) {
             return Verdict::Drop(DropReason::StormControl);
         }
         if !self.net.config.snooping {
@@ -307,10 +432,11 @@ impl Pass<'_> {
         let (cx, limits) = (&mut *self.cx, self.port);
         let mut changed = false;
         let rules = self.net.rules;
-        let way = self
-            .net
-            .snoop
-            .hear(&e.frame, &e.meta, port, now, &rules, &mut |news| {
+        let snoop = &mut self.net.snoop;
+        let way = if cx.is_dry() {
+            snoop.way(&e.frame, &e.meta, &rules)
+        } else {
+            snoop.hear(&e.frame, &e.meta, port, now, &rules, &mut |news| {
                 changed = true;
                 match news {
                     News::Group { group, until } => cx.tell(Sync::Group {
@@ -333,7 +459,8 @@ impl Pass<'_> {
                         limits.tell_limit(cx, port, "multicast memberships of the network");
                     }
                 }
-            });
+            })
+        };
         if changed {
             // A second from now is early enough to look for what ends.
             self.net.next_expiry = self.net.next_expiry.min(now + 1);
@@ -381,7 +508,16 @@ fn ask(cx: &mut Cx, to: &BridgePort, port: PortId, vid: u16, group: IpAddr) {
     }
 }
 
-/// Whether the frame is more than the meter, if there is one, lets pass.
-fn over(meter: Option<&Meter>, cx: &Cx, e: &Entry) -> bool {
-    meter.is_some_and(|m| !m.admit(cx.now, wire_load(&e.frame, &e.meta).0))
+/// Whether no frame may come from the address.
+fn is_no_source(mac: MacAddr) -> bool {
+    mac.is_group() || mac == MacAddr::ZERO
+}
+
+/// Why a frame is dropped whose source can't be learned.
+fn refusal(learned: Learn) -> Option<DropReason> {
+    match learned {
+        Learn::Pinned(_) => Some(DropReason::StaticMac),
+        Learn::PortFull => Some(DropReason::MacLimit),
+        Learn::New | Learn::Refreshed | Learn::Moved(_) | Learn::Full => None,
+    }
 }

@@ -76,8 +76,36 @@ impl Rig {
     }
 
     fn send_frame(&mut self, port: u16, frame: Frame) -> Fate {
-        let from = PortId(port);
-        let mut batch = Batch::new(from);
+        // Whoever asks beforehand is told the same.
+        self.cx.trace = Some(Vec::new());
+        let (pending, events) = (std::mem::take(&mut self.cx.emits), self.events.len());
+        let asked = self.pass(Batch::new(PortId(port)), frame.duplicate());
+        self.cx.trace = None;
+        self.cx.emits = pending;
+        self.events.truncate(events);
+        let fate = self.pass(Batch::new(PortId(port)), frame);
+        assert_eq!((&asked.out, &asked.drops), (&fate.out, &fate.drops));
+        fate
+    }
+
+    /// A frame that another worker has received, and handed off.
+    fn hand(&mut self, port: u16, bytes: &[u8]) -> Fate {
+        let mut batch = Batch::new(PortId(port));
+        batch.handed = true;
+        self.pass(batch, Frame::from_bytes(bytes).expect("fits"))
+    }
+
+    /// A frame that is only asked about.
+    fn ask(&mut self, port: u16, bytes: &[u8]) -> Fate {
+        self.cx.trace = Some(Vec::new());
+        let frame = Frame::from_bytes(bytes).expect("fits");
+        let fate = self.pass(Batch::new(PortId(port)), frame);
+        assert!(self.cx.trace.take().is_some_and(|t| !t.is_empty()));
+        fate
+    }
+
+    fn pass(&mut self, mut batch: Batch, frame: Frame) -> Fate {
+        let from = batch.ingress;
         batch.push(frame).expect("room");
         for e in &mut batch.entries {
             e.meta = wire::parse(e.frame.head(), e.frame.len()).expect("whole header");

@@ -53,6 +53,8 @@ pub struct Entry {
 pub struct Batch {
     /// The port they came from.
     pub ingress: PortId,
+    /// Another worker received them and handed them off: they have passed meters and mirrors of the port.
+    pub handed: bool,
     /// The frames.
     pub entries: ArrayVec<Entry, BATCH_SIZE>,
     bytes: usize,
@@ -64,6 +66,7 @@ impl Batch {
     pub fn new(ingress: PortId) -> Batch {
         Batch {
             ingress,
+            handed: false,
             entries: ArrayVec::new(),
             bytes: 0,
         }

@@ -9,6 +9,7 @@ use crate::bridge::Rate;
 use crate::clock::Nanos;
 use crate::frame::{Frame, GsoType};
 use crate::wire::{L4, Meta};
+use crate::worker::Cx;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Fractional bits of the time per unit, so that rates of many gigabytes per second are exact enough.
@@ -38,6 +39,21 @@ impl Meter {
             // Half the range, so that a debt fits on top.
             tolerance: time(rate.burst, per_unit).min(u64::MAX / 2),
         }
+    }
+
+    /// Whether something may pass at `now`.
+    #[must_use]
+    pub fn passes(&self, now: Nanos) -> bool {
+        let ahead = self.tat.load(Relaxed).saturating_sub(now.0);
+        self.per_unit != 0 && (ahead == 0 || ahead < self.tolerance)
+    }
+
+    /// Whether `units` may pass now; takes them if so, unless the frame is only asked about.
+    pub fn take(&self, cx: &Cx, units: u64) -> bool {
+        if cx.is_dry() {
+            return self.passes(cx.now);
+        }
+        self.admit(cx.now, units)
     }
 
     /// Whether `units` may pass at `now`; takes them if so.
@@ -133,7 +149,7 @@ mod tests {
             per_second: 0,
             burst: 1 << 40,
         });
-        assert!(!nothing.admit(Nanos(1), 1));
+        assert!(!nothing.admit(Nanos(1), 1) && !nothing.passes(Nanos(1)));
         let slow = Meter::new(Rate {
             per_second: 1,
             burst: u64::MAX,
@@ -145,7 +161,8 @@ mod tests {
             burst: 0,
         });
         assert!(fast.admit(Nanos(1), 65_536));
-        assert!(!fast.admit(Nanos(2), 1));
+        assert!(!fast.passes(Nanos(2)) && !fast.admit(Nanos(2), 1));
+        assert!(fast.passes(Nanos(1000)) && fast.passes(Nanos(1000)));
         assert!(fast.admit(Nanos(1000), 1));
     }
 

@@ -1,5 +1,6 @@
 //! What a stage sees of its worker.
 
+use super::Step;
 use crate::clock::Nanos;
 use crate::frame::{FloodSet, Frame};
 use crate::port::PortId;
@@ -97,6 +98,15 @@ pub enum Event {
         /// Protocol, source and destination.
         packet: String,
     },
+    /// A connection got no external address and port; sent at most once a second per network.
+    NatExhausted {
+        /// Index of the network whose pool it is.
+        network: u16,
+        /// IP protocol of the connection.
+        proto: u8,
+        /// Why, in words.
+        reason: &'static str,
+    },
     /// The loop guard opened a port again.
     LoopCleared {
         /// The port.
@@ -186,6 +196,8 @@ pub struct Cx {
     pub(crate) events: Vec<Event>,
     pub(crate) news: Vec<Sync>,
     pub(crate) wake_at: Option<Nanos>,
+    /// Decisions about a frame that is only asked about.
+    pub(crate) trace: Option<Vec<Step>>,
 }
 
 /// Most events and news gathered in a turn; more are lost (a flood of new MACs must not grow a list).

@@ -20,10 +20,12 @@ mod ports;
 mod share;
 mod stage;
 mod taps;
+mod trace;
 mod turn;
 
 pub use cx::{Cx, Event, EventSink, Origin, Sync};
 pub use handle::{Gone, WorkerConfig, WorkerHandle, spawn};
 pub use output::{LinkState, PortSetup};
 pub use stage::Stage;
+pub use trace::{Leaving, Outcome, Step, Trace};
 pub use turn::Worker;

@@ -140,7 +140,7 @@ impl Outputs {
             let owner = usize::from(slot.owner);
             return self.hand(owner, to, frame);
         }
-        if gso::fits(&frame, slot.offloads, slot.mtu) {
+        if gso::is_ready(&frame, slot.offloads, slot.mtu) {
             slot.txq.push(frame);
         } else {
             // What can't be finished is consumed all the same.
@@ -177,6 +177,25 @@ impl Outputs {
             }
             peer.waker.wake();
         }
+    }
+
+    /// What [`Outputs::enqueue`] would queue, without queueing it.
+    pub(super) fn finished(
+        &self,
+        to: PortId,
+        frame: Frame,
+        each: &mut dyn FnMut(Frame),
+    ) -> Result<(), DropReason> {
+        let slot = self.slots.get(to.index()).and_then(Option::as_ref);
+        let slot = slot.ok_or(DropReason::NoPort)?;
+        if slot.link != LinkState::Up {
+            return Err(DropReason::PortDown);
+        }
+        if gso::is_ready(&frame, slot.offloads, slot.mtu) {
+            each(frame);
+            return Ok(());
+        }
+        gso::finish(frame, slot.offloads, slot.mtu, each)
     }
 
     /// Queues a frame that a stage made or copied.

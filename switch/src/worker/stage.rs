@@ -11,6 +11,11 @@ pub trait Stage: Send + 'static {
     /// Judges the frames of a batch; may rewrite them and emit others through `cx`.
     fn run(&mut self, cx: &mut Cx, batch: &mut Batch);
 
+    /// As [`Stage::run`] for a frame that is only asked about ([`Cx::is_dry`]).
+    fn rehearse(&mut self, cx: &mut Cx, batch: &mut Batch) {
+        self.run(cx, batch);
+    }
+
     /// Last word on a frame that leaves by `to`; may rewrite it (VLAN tag). An error drops it, counted at `to`.
     fn egress(
         &mut self,
@@ -39,6 +44,11 @@ impl<A: Stage, B: Stage> Stage for (A, B) {
     fn run(&mut self, cx: &mut Cx, batch: &mut Batch) {
         self.0.run(cx, batch);
         self.1.run(cx, batch);
+    }
+
+    fn rehearse(&mut self, cx: &mut Cx, batch: &mut Batch) {
+        self.0.rehearse(cx, batch);
+        self.1.rehearse(cx, batch);
     }
 
     fn egress(

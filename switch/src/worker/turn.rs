@@ -407,6 +407,7 @@ impl<S: Stage> Worker<S> {
                     None => e.verdict = Verdict::Drop(DropReason::Runt),
                 }
             }
+            batch.handed = !fresh;
             self.run_stages(batch, fresh);
             self.dispatch(batch);
         }

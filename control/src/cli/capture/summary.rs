@@ -78,7 +78,8 @@ fn at<const N: usize>(bytes: &[u8], off: usize) -> Option<[u8; N]> {
     bytes.get(off..)?.first_chunk().copied()
 }
 
-fn summary(bytes: &[u8], len: usize) -> String {
+/// What a frame is.
+pub(in crate::cli) fn summary(bytes: &[u8], len: usize) -> String {
     let Some(m) = parse(bytes, len) else {
         return "runt".into();
     };

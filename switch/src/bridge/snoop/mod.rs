@@ -134,30 +134,34 @@ impl Snoop {
             self.change((vid, group), port, change, now, rules, news);
         });
         let until = now.saturating_add(rules.membership);
+        let querier = match read {
+            Ok(Kind::Query { from_router: true }) => Some(true),
+            Ok(Kind::RouterHello) => Some(false),
+            _ => None,
+        };
+        if let Some(querier) = querier {
+            self.router(vid, v6, port, until, querier);
+            news(News::Router { v6, until, querier });
+        }
+        self.leads(read.ok(), to, vid, rules)
+    }
+
+    /// What [`Snoop::hear`] would say of a frame. Changes nothing.
+    pub(super) fn way(&self, frame: &Frame, m: &Meta, rules: &Rules) -> Way {
+        let Some(to) = message::destination(frame.head(), m).filter(IpAddr::is_multicast) else {
+            return Way::Flood;
+        };
+        let read = message::read(frame, m, &mut |_, _| {});
+        self.leads(read.ok(), to, m.vid, rules)
+    }
+
+    fn leads(&self, read: Option<Kind>, to: IpAddr, vid: u16, rules: &Rules) -> Way {
+        let v6 = to.is_ipv6();
         match read {
-            Err(_) => return Way::Malformed,
-            Ok(Kind::Report) if self.is_active(vid, v6, rules) => return Way::Routers { v6 },
-            Ok(Kind::Query { from_router }) => {
-                if from_router {
-                    self.router(vid, v6, port, until, true);
-                    news(News::Router {
-                        v6,
-                        until,
-                        querier: true,
-                    });
-                }
-                return Way::Flood;
-            }
-            Ok(Kind::RouterHello) => {
-                self.router(vid, v6, port, until, false);
-                news(News::Router {
-                    v6,
-                    until,
-                    querier: false,
-                });
-                return Way::Flood;
-            }
-            Ok(Kind::Report | Kind::Other) => {}
+            None => return Way::Malformed,
+            Some(Kind::Report) if self.is_active(vid, v6, rules) => return Way::Routers { v6 },
+            Some(Kind::Query { .. } | Kind::RouterHello) => return Way::Flood,
+            Some(Kind::Report | Kind::Other) => {}
         }
         if is_local(to) || !self.is_active(vid, v6, rules) {
             Way::Flood

@@ -1,5 +1,6 @@
 //! Loops, mirrors, and several workers.
 
+use super::fdb::Fdb;
 use super::*;
 
 fn net() -> NetworkConfig {
@@ -266,4 +267,69 @@ fn lost_news_heal() {
     assert_eq!(at(&b, mac(1)), Some(PortId(0)));
     b.secs(20);
     assert_eq!(at(&b, mac(1)), None, "not renewed for three ageing times");
+}
+
+#[test]
+fn frames_handed_off_by_another_worker_are_metered_and_mirrored_once() {
+    let mut r = Rig::new(NetworkConfig::default(), 3);
+    r.port(0, |c| {
+        c.ingress_rate = Some(Rate {
+            per_second: 1,
+            burst: 100,
+        });
+    });
+    r.bridge.set_mirror(
+        MirrorId(1),
+        MirrorConfig {
+            sources: vec![MirrorSource::Port {
+                port: PortId(0),
+                ingress: true,
+                egress: false,
+            }],
+            target: PortId(2),
+            truncate: None,
+            target_floods: false,
+        },
+    );
+    for _ in 0..9 {
+        let fate = r.hand(0, &plain(ALL, mac(1)));
+        assert!(fate.drops.is_empty() && fate.emitted.is_empty(), "{fate:?}");
+        assert_eq!(fate.ports(), [1]);
+    }
+    for drops in [&[][..], &[], &[DropReason::IngressRate]] {
+        let fate = r.send(0, &plain(ALL, mac(1)));
+        assert_eq!((&fate.drops[..], fate.emitted.len()), (drops, 1));
+    }
+}
+
+#[test]
+fn asking_learns_and_takes_nothing() {
+    let mut r = Rig::new(NetworkConfig::default(), 3);
+    r.port(0, |c| {
+        c.mac_limit = Some(1);
+        c.ingress_rate = Some(Rate {
+            per_second: 1,
+            burst: 100,
+        });
+    });
+    for n in 1..9 {
+        let fate = r.ask(0, &plain(mac(9), mac(n)));
+        assert_eq!(
+            (fate.ports(), r.events.len(), r.news.len()),
+            (vec![1, 2], 0, 0)
+        );
+    }
+    assert_eq!(r.bridge.fdb(NET).map(Fdb::len), Some(0));
+    assert_eq!(r.send(0, &plain(mac(9), mac(1))).ports(), [1, 2]);
+    let fate = r.ask(0, &plain(mac(9), mac(2)));
+    assert_eq!(fate.drops, [DropReason::MacLimit]);
+    assert_eq!(r.ask(1, &plain(mac(1), mac(3))).ports(), [0]);
+    assert_eq!(
+        r.ask(1, &plain(mac(1), mac(1))).drops,
+        [DropReason::SamePort],
+        "as if it had moved"
+    );
+    r.send(0, &plain(mac(9), mac(1)));
+    let fate = r.ask(0, &plain(mac(9), mac(1)));
+    assert_eq!(fate.drops, [DropReason::IngressRate], "spent by those sent");
 }
