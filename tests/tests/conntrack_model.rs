@@ -190,6 +190,7 @@ fn packet(tuple: Tuple) -> Packet {
         transport,
         packets: 1,
         bytes: 10,
+        refreshes: true,
     }
 }
 
@@ -211,10 +212,12 @@ impl Pair {
     fn packet(&mut self, tuple: Tuple, nat: Nat, hint: Option<Hint>) {
         let (now, model) = (self.now.secs(), &mut self.model);
         let none = &mut |_: &Conn, _| panic!("nothing ends by this");
+        let asked = self.ct.rehearse(&packet(tuple), self.now);
         let track = match hint {
             Some(hint) => self.ct.track_hinted(&packet(tuple), hint, self.now, none),
             None => self.ct.track(&packet(tuple), self.now, none),
         };
+        assert_eq!(format!("{asked:?}"), format!("{track:?}"));
         match (track, model.find(&tuple)) {
             (Track::Hit(hit), Some((at, dir))) => {
                 assert_eq!(hit.dir, dir);

@@ -170,7 +170,9 @@ proptest! {
         for act in acts {
             match act {
                 Act::Learn { key, port, limit } => {
+                    let would = fdb.would_learn(key.0, key.1, port, limit);
                     let did = fdb.learn(key.0, key.1, port, now, limit);
+                    prop_assert_eq!(would, did);
                     prop_assert_eq!(did, model.learn(key, port, now, limit));
                     fdb.arm(now, AGEING);
                 }

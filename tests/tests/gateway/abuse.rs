@@ -90,6 +90,13 @@ fn exhausted_ports_are_counted_and_come_back() {
     let s = plain_site(&lab);
     let ports = ["gateway", "set", "wan", "--nat-ports", "40000-40007"];
     s.d.ctl(&ports);
+    let events = s.d.spawn_ctl(&["events", "--json"]);
+    // A listener hears what happens from then on.
+    wait_until("the listener to listen", || {
+        s.d.ctl(&["port", "set", "b", "--labels", "x"]);
+        s.d.ctl(&["port", "set", "b", "--unset", "labels"]);
+        events.output().contains("configured")
+    });
     program(
         &s,
         "
@@ -102,6 +109,17 @@ assert seen == set(range(40000, 40008)), seen
 ",
     );
     assert!(counter(&s.d, "nat_exhausted") >= 12);
+    let told = || {
+        let output = events.output();
+        let lines = output.lines().filter(|l| l.contains("nat_exhausted"));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    wait_until("exhaustion to be told", || !told().is_empty());
+    let told = told();
+    for part in ["wan", "no external port is free (udp)"] {
+        assert!(told[0].contains(part), "{told:?}");
+    }
+    assert!(told.len() < 12, "once a second at most: {told:?}");
     let stats = s.d.ctl_json(&["stats"]).to_string();
     assert!(stats.contains("nat_exhausted"), "{stats}");
     s.d.ctl(&["conntrack", "flush"]);
@@ -286,4 +304,113 @@ fn a_transfer_is_whole_with_one_worker() {
 #[test]
 fn a_transfer_is_whole_with_two_workers() {
     whole_both_ways("2");
+}
+
+#[test]
+fn a_ports_meters_and_mirrors_see_frames_for_the_gateway_once() {
+    let lab = tap_lab!("once");
+    let s = site(&lab, &["--workers", "2"]);
+    for far in ["198.51.100.254", "203.0.113.7"] {
+        s.a.assert_ping(far);
+    }
+    let watch = lab.container("watch");
+    let pid = watch.pid().to_string();
+    s.d.ctl(&["network", "add", "aside"]);
+    s.d.ctl(&[
+        "attach",
+        "--pid",
+        &pid,
+        "--ip",
+        "203.0.113.1/24",
+        "--name",
+        "watch",
+        "aside",
+    ]);
+    s.d.ctl(&["mirror", "add", "m", "--ingress", "a", "--target", "watch"]);
+    let copies = watch.capture("eth0", "udp port 9999");
+    // The burst is what the rate is in 200 ms, 200 kB: nine tenths of it pass, through whichever queue.
+    s.d.ctl(&["port", "set", "a", "--ingress-rate", "8mbit"]);
+    program(
+        &s,
+        "
+o = udp('outside', FAR, 9999); o.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+senders = [udp('a', A) for _ in range(16)]
+for n in range(172): senders[n % 16].sendto(b'x' * 1000, o.getsockname())
+n = 0
+while n < 172 and got(o, 5): n += 1
+assert n == 172, n
+",
+    );
+    let stats = s.d.ctl_json(&["stats"]).to_string();
+    assert!(!stats.contains("ingress_rate"), "{stats}");
+    wait_until("the copies", || {
+        let stats = s.d.ctl_json(&["stats"]);
+        let ports = stats["ports"].as_array().unwrap().iter();
+        let watch = ports.into_iter().find(|p| p["name"] == "watch").unwrap();
+        watch["tx_frames"].as_u64() >= Some(172)
+    });
+    assert_eq!(copies.fields("udp", &["udp.srcport"]).len(), 172);
+    s.d.assert_ledger();
+}
+
+/// As Linux sends SCTP where the interface is said to compute its CRC (veth is): zeros, and where the checksum belongs.
+const LEFT_TO_OFFLOAD: &str = "
+from scapy.all import *
+from scapy.layers.sctp import *
+import socket, struct
+def left(dst_mac, dst):
+    p = bytearray(bytes(Ether(dst=dst_mac, src=get_if_hwaddr('eth0'))/IP(src='192.0.2.12', dst=dst)/SCTP(sport=5003, dport=9999, tag=0)
+        /SCTPChunkInit(init_tag=7, a_rwnd=4096, n_out_streams=1, n_in_streams=1, init_tsn=1)))
+    p[42:46] = bytes(4)
+    s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW); s.bind(('eth0', 0))
+    s.setsockopt(263, 15, 1)  # SOL_PACKET, PACKET_VNET_HDR
+    s.send(struct.pack('=BBHHHH', 1, 0, 0, 0, 34, 8) + p)  # VIRTIO_NET_HDR_F_NEEDS_CSUM
+left(getmacbyip('192.0.2.11'), '192.0.2.11')
+left(getmacbyip('192.0.2.1'), '198.51.100.254')
+";
+
+#[test]
+fn a_crc_of_sctp_left_to_offload_is_computed() {
+    let lab = tap_lab!("sctp-offload");
+    let s = plain_site(&lab);
+    let c = lab.container("c");
+    let pid = c.pid().to_string();
+    s.d.ctl(&[
+        "attach",
+        "--pid",
+        &pid,
+        "--type",
+        "veth",
+        "--ip",
+        "192.0.2.12/24",
+        "--gw",
+        "192.0.2.1",
+        "--name",
+        "c",
+        "lan",
+    ]);
+    c.assert_ping("198.51.100.254");
+    let seen = [&s.b, &s.outside].map(|n| n.capture("eth0", "ip proto 132"));
+    c.scapy(LEFT_TO_OFFLOAD);
+    // What comes after them has come: so have they.
+    c.assert_ping("192.0.2.11");
+    c.assert_ping("198.51.100.254");
+    for capture in seen {
+        let file = capture.stop();
+        let sums = [
+            "-r",
+            file.to_str().unwrap(),
+            "-o",
+            "sctp.checksum:crc-32c",
+            "-Y",
+            "sctp.port == 5003",
+            "-T",
+            "fields",
+            "-e",
+            "sctp.checksum.status",
+        ];
+        let status = s.outside.ok(&[&["tshark", "-n"], &sums[..]].concat());
+        assert!(["1", "Good"].contains(&status.trim()), "{status}");
+    }
+    s.d.assert_ledger();
 }

@@ -115,3 +115,140 @@ assert p and p[IP].src == EXT and p[ICMP].id == 778, p
     );
     s.d.assert_ledger();
 }
+
+#[test]
+fn icmp_queries_hairpin_at_addresses_of_the_pool() {
+    let lab = tap_lab!("rfc-icmp-query-hairpin");
+    let s = plain_site(&lab);
+    let pool = ["--nat-addresses", "198.51.100.20"];
+    s.d.ctl(&[&["gateway", "set", "wan"], &pool[..]].concat());
+    program(
+        &s,
+        "
+from scapy.all import *
+POOL = '198.51.100.20'
+inside, other, w = wire('a'), wire('b'), wire('outside')
+inside.send(bytes(Ether(dst=LAN)/IP(src=A, dst=FAR)/ICMP(id=777)/b'ping'))
+p = sniff_for(w, lambda p: ICMP in p and p[ICMP].type == 8); assert (p[IP].src, p[ICMP].id) == (POOL, 777), p
+assert sniff_for(inside, lambda p: ICMP in p and p[ICMP].type == 0)
+# REQ-7: by its external identifier the host is found, and knows who asks by that one's.
+other.send(bytes(Ether(dst=LAN)/IP(src=B, dst=POOL)/ICMP(id=777)/b'hairpin'))
+p = sniff_for(inside, lambda p: ICMP in p and p[ICMP].type == 8); assert p and p[IP].src == POOL and p[ICMP].id != 777, p
+assert bytes(p[ICMP].payload)[:7] == b'hairpin' and checksum(bytes(p[ICMP])) == 0
+p = sniff_for(other, lambda p: ICMP in p and p[ICMP].type == 0)
+assert p and (p[IP].src, p[IP].dst, p[ICMP].id) == (POOL, B, 777) and p[IP].ttl == 63, p
+# An identifier that nobody has is answered by the gateway.
+other.send(bytes(Ether(dst=LAN)/IP(src=B, dst=POOL)/ICMP(id=999)/b'ping'))
+p = sniff_for(other, lambda p: ICMP in p and p[ICMP].id == 999); assert p and p[ICMP].type == 0 and p[IP].ttl == 64, p
+",
+    );
+    s.d.assert_ledger();
+}
+
+#[test]
+fn icmp_tells_who_finds_no_room_or_may_not() {
+    let lab = tap_lab!("rfc-icmp-prohibited");
+    let s = tracked_site(&lab, "per_source = 40", &[]);
+    let ports = ["--nat-ports", "40000-40003"];
+    s.d.ctl(&[&["gateway", "set", "wan"], &ports[..]].concat());
+    s.d.ctl(&[
+        "policy",
+        "add",
+        "p",
+        "--from",
+        "port:b",
+        "--default",
+        "reject",
+    ]);
+    program(
+        &s,
+        "
+from scapy.all import *
+import errno
+w = wire('a')
+def told(node, own, far):
+    s = udp(node, own); s.connect((far, 9)); s.send(b'x')
+    try: s.recv(9)
+    except OSError as e: return e.errno
+o = udp('outside', FAR); keep = [udp('a', A) for _ in range(4)]
+for i in keep: i.sendto(b'out', o.getsockname())
+# REQ-8: no port is free.
+assert told('a', A, FAR) == errno.EHOSTUNREACH
+p = sniff_for(w, lambda p: ICMP in p and p[ICMP].type == 3); assert p and p[ICMP].code == 13 and p[IP].src == '192.0.2.1', p
+c = tcp('a', A)
+for port in range(50000, 50005):
+    c = tcp('a', A, port)
+    try: c.connect((FAR2, 1)); raise SystemExit('connected')
+    except ConnectionRefusedError: pass  # There was room.
+    except OSError as e: assert e.errno == errno.EHOSTUNREACH, e; break
+else: raise SystemExit('never told')
+# No place in the table for more of this host's connections.
+for n in range(60): w.send(bytes(Ether(dst=LAN)/IP(src=A, dst='192.0.2.1')/ICMP(id=n)/b'x'))
+# Policy that says so.
+assert told('b', B, FAR) == errno.EHOSTUNREACH
+assert told('b', '2001:db8:1::11', '2001:db8:2::254') == errno.EACCES
+",
+    );
+    s.d.assert_ledger();
+}
+
+#[test]
+fn icmp6_errors_are_translated_between_kernels() {
+    let lab = tap_lab!("rfc-icmp6-errors");
+    let s = plain_site(&lab);
+    program(
+        &s,
+        "
+A6, FAR6, EXT6 = '2001:db8:1::10', '2001:db8:2::254', '2001:db8:2::1'
+# From outside: nobody listens there, and the kernel inside takes the error for its own datagram's.
+i = udp('a', A6, 47000); i.connect((FAR6, 9)); i.send(b'x')
+try: i.recv(9); raise SystemExit('no error')
+except ConnectionRefusedError: pass
+# From inside: the socket is gone, and the kernel outside takes the error for its own.
+o = udp('outside', FAR6); i = udp('a', A6, 47001); e = through(i, o); assert e == (EXT6, 47001), e
+o.connect(e); i.close(); o.send(b'x')
+try: o.recv(9); raise SystemExit('no error')
+except ConnectionRefusedError: pass
+",
+    );
+    // A link of 1400 bytes beyond the outer host: its kernel tells, the gateway translates, the inner kernel learns.
+    s.outside.ok(&[
+        "ip", "link", "add", "far0", "mtu", "1400", "type", "veth", "peer", "far1",
+    ]);
+    for args in [
+        &[
+            "ip",
+            "addr",
+            "add",
+            "2001:db8:9::1/64",
+            "dev",
+            "far0",
+            "nodad",
+        ][..],
+        &["ip", "link", "set", "far0", "up"],
+        &["ip", "link", "set", "far1", "up"],
+        &["sysctl", "-qw", "net.ipv6.conf.all.forwarding=1"],
+    ] {
+        s.outside.ok(args);
+    }
+    let neighbour = ["lladdr", "02:00:00:00:09:02", "dev", "far0"];
+    s.outside
+        .ok(&[&["ip", "neigh", "add", "2001:db8:9::2"], &neighbour[..]].concat());
+    program(
+        &s,
+        "
+i = udp('a', '2001:db8:1::10', 47002); i.connect(('2001:db8:9::2', 9))
+i.setsockopt(41, 23, 2)  # IPV6_MTU_DISCOVER = IPV6_PMTUDISC_DO
+end = time.time() + 10
+while i.getsockopt(41, 24) != 1400 and time.time() < end:  # IPV6_MTU
+    try: i.send(b'x' * 1440)
+    except OSError: pass
+    time.sleep(0.05)
+assert i.getsockopt(41, 24) == 1400
+",
+    );
+    for node in [&s.a, &s.outside] {
+        node.assert_no_checksum_errors();
+    }
+    s.d.assert_ledger();
+}

@@ -31,9 +31,19 @@ const TABLE: &[(&str, &str, &str)] = &[
         "udp_default_timers_are_those_asked_for",
     ),
     (
+        "RFC 4787 REQ-5",
+        "each timer settable: to well-known ports, unanswered, answered, lasting",
+        "udp_timers_are_each_settable",
+    ),
+    (
         "RFC 4787 REQ-5, REQ-6",
         "expires as set; outbound traffic refreshes",
         "udp_timers_can_be_set_and_outbound_refreshes",
+    ),
+    (
+        "RFC 4787 REQ-6",
+        "inbound traffic refreshes as configured (by default it does)",
+        "udp_inbound_refresh_is_as_configured",
     ),
     (
         "RFC 4787 REQ-7",
@@ -116,6 +126,11 @@ const TABLE: &[(&str, &str, &str)] = &[
         "tcp_survives_icmp_errors_and_forged_resets",
     ),
     (
+        "RFC 5382 REQ-10, RFC 5961",
+        "a reset in the window but not at its edge is passed on and ends nothing",
+        "tcp_resets_in_the_window_but_not_at_its_edge_end_nothing",
+    ),
+    (
         "RFC 5508 REQ-1, REQ-2",
         "queries: endpoint-independent identifiers; timer settable",
         "icmp_queries_have_endpoint_independent_mappings",
@@ -132,13 +147,28 @@ const TABLE: &[(&str, &str, &str)] = &[
     ),
     (
         "RFC 5508 REQ-7",
-        "a query of the external address is answered by the gateway itself; one through another host's identifier is not shown",
+        "queries of a pool's address hairpin to the host that has the identifier; the gateway answers for its own addresses, and for identifiers nobody has",
+        "icmp_queries_hairpin_at_addresses_of_the_pool",
+    ),
+    (
+        "RFC 5508 REQ-7",
+        "a query of the gateway's own address is answered by the gateway, whatever the identifier",
         "icmp_queries_of_the_external_address_are_answered",
     ),
     (
         "RFC 5508 REQ-7",
         "errors of hairpinned packets hairpin",
         "udp_hairpins_between_hosts_inside",
+    ),
+    (
+        "RFC 5508 REQ-8",
+        "no port free, no place in the table, or rejected by policy: code 13 to the sender inside",
+        "icmp_tells_who_finds_no_room_or_may_not",
+    ),
+    (
+        "RFC 5508 REQ-4, REQ-5 (ICMPv6)",
+        "ICMPv6 errors likewise, between kernels: unreachable both ways, packet too big",
+        "icmp6_errors_are_translated_between_kernels",
     ),
     (
         "RFC 5508 REQ-9, REQ-10",

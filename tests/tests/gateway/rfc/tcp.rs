@@ -211,3 +211,35 @@ c.sendall(b'again'); assert s.recv(9) == b'again'
     );
     s.d.assert_ledger();
 }
+
+#[test]
+fn tcp_resets_in_the_window_but_not_at_its_edge_end_nothing() {
+    let lab = tap_lab!("rfc-tcp-reset");
+    let settings = "pickup = false\ntimeouts = { tcp-reset = \"1s\" }";
+    let s = tracked_site(&lab, settings, &[]);
+    program(
+        &s,
+        "
+from scapy.all import *
+l = tcp('outside', FAR, 7007, True)
+c = tcp('a', A, 42007); c.connect(l.getsockname()); s, e = l.accept()
+w, inside = wire('outside'), wire('a')
+c.sendall(b'one'); assert s.recv(9) == b'one'
+t = sniff_for(w, lambda p: TCP in p and bytes(p[TCP].payload)[:3] == b'one')[TCP]
+reset = lambda seq: bytes(Ether(dst=WAN)/IP(src=FAR, dst=EXT)/TCP(sport=7007, dport=t.sport, flags='R', seq=seq & 0xffffffff))
+arrives = lambda wait: sniff_for(inside, lambda p: TCP in p and p[TCP].flags == 'R', wait)
+# RFC 5961 3.2: it is the receiver's to challenge; out of the window it gets nowhere.
+w.send(reset(t.ack + 1000)); assert arrives(3)
+w.send(reset(t.ack + (1 << 30))); assert arrives(1) is None
+# A connection that was closed by it would be forgotten by now.
+time.sleep(4)
+c.sendall(b'two'); assert s.recv(9) == b'two'
+s.sendall(b'three'); assert c.recv(9) == b'three'
+# At the edge it is the peer's.
+w.send(reset(t.ack + 5)); assert arrives(3)
+try: c.recv(1); raise SystemExit('no reset')
+except ConnectionResetError: pass
+",
+    );
+    s.d.assert_ledger();
+}

@@ -256,3 +256,58 @@ i.send(b'y' * 1400); r = got(o); assert r and len(r[0]) == 1400
     );
     s.d.assert_ledger();
 }
+
+#[test]
+fn udp_timers_are_each_settable() {
+    let lab = tap_lab!("rfc-udp-each-timer");
+    let names = [
+        "udp-well-known",
+        "udp-unreplied",
+        "udp-replied",
+        "udp-stream",
+    ];
+    let set = |i: usize| format!("{} = \"{}s\"", names[i], 1000 * (i + 1));
+    let all: Vec<String> = (0..4).map(set).collect();
+    let settings = format!("timeouts = {{ {} }}", all.join(", "));
+    let s = tracked_site(&lab, &settings, &[]);
+    program(
+        &s,
+        "
+o, low = udp('outside', FAR, 7000), udp('outside', FAR, 53)
+udp('a', A, 43001).sendto(b'x', low.getsockname())
+udp('a', A, 43002).sendto(b'x', o.getsockname()); assert got(o)
+i = udp('a', A, 43003); e = through(i, o); o.sendto(b'in', e); assert got(i)
+i = udp('a', A, 43004); e = through(i, o)
+for _ in range(5): o.sendto(b'in', e); assert got(i); time.sleep(1)
+",
+    );
+    let shown = s.d.ctl_json(&["conntrack", "show", "--protocol", "udp"]);
+    let all = shown.as_array().unwrap();
+    for n in 1..=4 {
+        let port = 43_000 + n;
+        let c = all.iter().find(|c| c["original"]["src_port"] == port);
+        let c = c.unwrap_or_else(|| panic!("{port}: {shown}"));
+        let whole = c["expires"].as_u64().unwrap() + c["idle"].as_u64().unwrap();
+        assert!((1000 * n - 5..=1000 * n + 1).contains(&whole), "{n}: {c}");
+    }
+    s.d.assert_ledger();
+}
+
+#[test]
+fn udp_inbound_refresh_is_as_configured() {
+    let lab = tap_lab!("rfc-udp-inbound");
+    let timers = "timeouts = { udp-unreplied = \"4s\", udp-replied = \"4s\", udp-stream = \"4s\" }";
+    for (setting, lives) in [("true", "True"), ("false", "False")] {
+        let settings = format!("inbound_refresh = {setting}\n{timers}");
+        let s = tracked_site(&lab, &settings, &[]);
+        let script = "
+o = udp('outside', FAR); i = udp('a', A, 43000); e = through(i, o)
+end = time.time() + 10; last = None
+while time.time() < end:
+    o.sendto(b'in', e); last = got(i, 0.5); time.sleep(0.3)
+print(last is not None)
+";
+        assert_eq!(program(&s, script).trim(), lives, "{setting}");
+        s.d.assert_ledger();
+    }
+}
