@@ -2,6 +2,7 @@
 
 mod abuse;
 mod clients;
+mod against_nftables;
 mod commands;
 mod dns;
 mod nat;
