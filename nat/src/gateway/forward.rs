@@ -4,7 +4,7 @@
 //! connection is judged ([`super::open`]), ICMP errors go with the connection they are about ([`super::related`]), later
 //! fragments with the first ([`super::fragments`]).
 
-use super::flows::{Way, index};
+use super::flows::Way;
 use super::neigh::Resolved;
 use super::{Gateway, local};
 use crate::conntrack::{ConnId, Dir, Packet, Track};
@@ -46,7 +46,7 @@ fn unfragmentable(head: &[u8], meta: &Meta) -> bool {
 }
 
 /// The packet as connection tracking sees it; a segmentation-offload frame counts for its segments.
-fn tracked(e: &Entry) -> Option<Packet> {
+pub(super) fn tracked(e: &Entry) -> Option<Packet> {
     let mut packet = Packet::of(e.frame.head(), &e.meta, super::flows::ZONE)?;
     if e.frame.vnet.gso != GsoType::None {
         packet.packets = packet
@@ -89,12 +89,14 @@ impl Gateway {
         network: NetworkId,
         e: &mut Entry,
     ) -> Result<(Outcome, Follow), DropReason> {
-        let Some(packet) = tracked(e) else {
-            return self.untracked(cx, bridge, network, e).map(|o| (o, None));
+        let (packet, hint) = match self.ahead.take() {
+            Some((packet, hint)) => (packet, Some(hint)),
+            None => match tracked(e) {
+                Some(packet) => (packet, None),
+                None => return self.untracked(cx, bridge, network, e).map(|o| (o, None)),
+            },
         };
-        let now = cx.now;
-        let tracking = self.tracking.as_deref_mut().ok_or(DropReason::NoRoute)?;
-        match tracking.with(now, |conns, ended| conns.track(&packet, now, ended)) {
+        match self.track_ahead(cx.now, &packet, hint)? {
             Track::Hit(hit) => {
                 let outcome = self.follow(cx, bridge, network, e, (hit.id, hit.dir))?;
                 Ok((outcome, Some((hit.id, hit.dir))))
@@ -153,24 +155,8 @@ impl Gateway {
     ) -> Result<(Way, Option<crate::rewrite::Rewrite>), DropReason> {
         let tracking = self.tracking.as_deref_mut().ok_or(DropReason::NoRoute)?;
         let conn = tracking.conns.get(id).ok_or(DropReason::InvalidState)?;
-        let i = index(dir);
-        let flow = tracking.flows.get_mut(conn.user().nat);
-        let flow = flow.ok_or(DropReason::InvalidState)?;
-        if flow.epoch != self.epoch {
-            let to = [
-                conn.tuple(Dir::Reply).src(),
-                conn.tuple(Dir::Original).src(),
-            ];
-            for (way, to) in flow.ways.iter_mut().zip(to) {
-                let (route, hop) = self.routes.find(to).ok_or(DropReason::NoRoute)?;
-                *way = Way {
-                    network: route.network,
-                    hop,
-                };
-            }
-            flow.epoch = self.epoch;
-        }
-        Ok((flow.ways[i], flow.rewrites[i]))
+        let routes = (self.epoch, &self.routes);
+        tracking.flows.follow(conn, dir, routes)
     }
 
     /// Whether TTL and the MTU of the network it leaves by let the packet pass; who sent it is told if not.
