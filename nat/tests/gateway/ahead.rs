@@ -4,6 +4,7 @@ use crate::rig::*;
 use std::net::Ipv4Addr;
 use vswitch_core::frame::{BATCH_SIZE, Frame, Verdict};
 use vswitch_core::port::PortId;
+use vswitch_core::wire::csum;
 
 /// So many connections that look-ups ahead are done.
 const MANY: u16 = 3000;
@@ -27,6 +28,17 @@ fn out(port: u16) -> Frame {
 
 fn back(port: u16) -> Frame {
     datagram(OUTSIDE, (FAR, 53), (OWN[1], port), (64, 0))
+}
+
+/// As such a datagram, but of ICMP: destination unreachable.
+fn unreachable(port: PortId, from: (Ipv4Addr, u16), to: (Ipv4Addr, u16)) -> Frame {
+    let mut bytes = datagram(port, from, to, (64, 0)).head().to_vec();
+    bytes[23] = 1;
+    bytes[24..26].fill(0);
+    let sum = csum::finish(csum::add(0, &bytes[14..34]));
+    bytes[24..26].copy_from_slice(&sum.to_be_bytes());
+    bytes[34..36].copy_from_slice(&[3, 1]);
+    Frame::from_bytes(&bytes).expect("fits")
 }
 
 fn open(rig: &mut Rig) {
@@ -56,6 +68,9 @@ fn any(draw: &mut Draw, port: PortId) -> Frame {
         (5 | 6, _) => back(new),
         (7, _) => Frame::from_bytes(&[&GATEWAYS[usize::from(port.0)].0[..], &[0; 8]].concat())
             .expect("fits"),
+        // An ICMP error about nothing: it is looked up otherwise.
+        (8, INSIDE) => unreachable(port, host, far),
+        (8, _) => unreachable(port, far, (OWN[1], known)),
         (_, INSIDE) => out(known),
         (_, _) => back(known),
     }
