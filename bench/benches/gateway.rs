@@ -146,6 +146,7 @@ fn gateway(cx: &mut Cx) -> Pipeline {
             addresses: vec![(OWN[i].into(), 24)],
             mtu: 1500,
             uplink: snat.is_some(),
+            nptv6: vec![],
             snat,
         }
     };

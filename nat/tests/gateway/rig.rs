@@ -49,6 +49,7 @@ pub(crate) fn config(router: Ipv4Addr) -> GatewayConfig {
         addresses: vec![(OWN[usize::from(n)].into(), 24)],
         mtu: 1500,
         uplink: snat.is_some(),
+        nptv6: vec![],
         snat,
     };
     let snat = SnatConfig {

@@ -1,8 +1,8 @@
 //! The gateway: a router in the switch, with real containers on its networks.
 
 mod abuse;
-mod clients;
 mod against_nftables;
+mod clients;
 mod commands;
 mod dns;
 mod nat;
