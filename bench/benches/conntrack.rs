@@ -159,9 +159,8 @@ fn hits(ct: &mut Conntrack, n: u64, flows: u32, proto: u8, ahead: bool) -> Durat
         let mut found = 0;
         let start = Instant::now();
         if ahead {
-            let tuples = packets.each_ref().map(|p| p.tuple);
             let mut hints = [Hint::default(); BATCH_SIZE];
-            ct.look_ahead(&tuples, &mut hints);
+            ct.look_ahead(&packets, &mut hints);
             for (packet, hint) in packets.iter().zip(hints) {
                 let track = ct.track_hinted(packet, hint, now, &mut |_, _| {});
                 found += usize::from(matches!(black_box(track), Track::Hit(_)));

@@ -41,10 +41,10 @@ const PEERS: [Peer; 8] = [
 /// Options of a comparison.
 #[derive(Debug, Args)]
 pub(crate) struct Compare {
-    /// What to run, several times or comma-separated [default: all but udp512 and udp1472].
+    /// What to run, several times or comma-separated [default: all but tcp1-down, udp512 and udp1472].
     #[arg(long, value_enum, value_delimiter = ',')]
     workload: Vec<Workload>,
-    /// Whom to compare, several times or comma-separated [default: all].
+    /// Whom to compare, several times or comma-separated [default: all of veth to vswitch-veth, and the raw ones].
     #[arg(long, value_enum, value_delimiter = ',')]
     peer: Vec<Peer>,
     /// Turns everybody gets.
@@ -59,7 +59,7 @@ pub(crate) struct Compare {
     /// Whose figures the ratios are to.
     #[arg(long, value_enum, default_value = "bridge")]
     base: Peer,
-    /// Another build to compare with: folder of its vswitchd and vswitchctl, which peers before-tap and before-veth run.
+    /// Another build to compare with: folder of its vswitchd and vswitchctl, which peers before-tap, before-veth and before-nat run.
     #[arg(long, value_name = "DIR")]
     before: Option<PathBuf>,
     /// A further argument of `vswitchd run`, such as --daemon-arg=--workers=2.
@@ -96,20 +96,16 @@ impl Compare {
             unique(&self.workload, &WORKLOADS),
             unique(&self.peer, &PEERS),
         );
-        let another = |p: &Peer| matches!(p, Peer::BeforeTap | Peer::BeforeVeth);
         ensure!(
-            self.before.is_some() || !peers.iter().any(another),
-            "peers before-tap and before-veth run another build: name its folder by --before"
+            self.before.is_some() || !peers.iter().any(|p| p.is_another_build()),
+            "peers before-tap, before-veth and before-nat run another build: name its folder by --before"
         );
         let setup = Setup {
             before: self.before.clone().unwrap_or_default(),
             daemon_args: self.daemon_arg.clone(),
         };
         stop::listen()?;
-        if peers
-            .iter()
-            .any(|p| matches!(p, Peer::VswitchTap | Peer::VswitchVeth | Peer::VswitchRing))
-        {
+        if peers.iter().any(|p| p.is_ours()) {
             machine::build()?;
         }
         let names: Vec<String> = peers.iter().map(|p| p.name()).collect();

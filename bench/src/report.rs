@@ -138,10 +138,7 @@ impl Report {
         }
         let targets = self.targets();
         if !targets.is_empty() {
-            let _ = writeln!(
-                text,
-                "\nTargets of vswitch-tap (medians of ratios within a round)"
-            );
+            let _ = writeln!(text, "\nTargets (medians of ratios within a round)");
             for (line, _) in targets {
                 let _ = writeln!(text, "  {line}");
             }
@@ -194,7 +191,7 @@ impl Report {
     fn targets(&self) -> Vec<(String, bool)> {
         let mut lines = vec![];
         for target in TARGETS {
-            let Some(ours) = self.series(target.workload, target.name, Peer::VswitchTap) else {
+            let Some(ours) = self.series(target.workload, target.name, target.of) else {
                 continue;
             };
             let (against, summary) = match target.against {
@@ -212,10 +209,13 @@ impl Report {
                 if met { "ok    " } else { "MISSED" },
                 if target.at_least { ">=" } else { "<=" },
             );
-            let what = format!("{} {}", target.workload.name(), target.name);
+            let (whose, what) = (
+                target.of.name(),
+                format!("{} {}", target.workload.name(), target.name),
+            );
             lines.push((
                 format!(
-                    "{word} {what:<22} {median:>8.2} {sign} {} {against}",
+                    "{word} {whose:<11} {what:<22} {median:>8.2} {sign} {} {against}",
                     target.bound
                 ),
                 met,
@@ -293,7 +293,7 @@ mod tests {
         );
         let missed = report([7.0, 14.0, 12.0]);
         assert!(
-            missed.table().contains("MISSED tcp1 rate"),
+            missed.table().contains("MISSED vswitch-tap tcp1 rate"),
             "{}",
             missed.table()
         );

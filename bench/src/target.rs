@@ -12,9 +12,11 @@ pub(crate) enum Against {
     Itself,
 }
 
-/// A figure of `vswitch-tap` and what it should be.
+/// A figure and what it should be.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Target {
+    /// Whose figure.
+    pub(crate) of: Peer,
     pub(crate) workload: Workload,
     pub(crate) name: &'static str,
     pub(crate) against: Against,
@@ -31,6 +33,7 @@ const fn of(
     bound: f64,
 ) -> Target {
     Target {
+        of: Peer::VswitchTap,
         workload,
         name,
         against,
@@ -42,8 +45,22 @@ const fn of(
 const BRIDGE: Against = Against::Peer(Peer::Bridge);
 const OVS: Against = Against::Peer(Peer::Ovs);
 
-/// Of TAP ports at MTU 1500, one worker.
-pub(crate) const TARGETS: [Target; 12] = [
+/// Of the gateway, to the kernel's masquerade.
+const fn nat(workload: Workload, name: &'static str, at_least: bool, bound: f64) -> Target {
+    Target {
+        of: Peer::VswitchNat,
+        ..of(
+            workload,
+            name,
+            Against::Peer(Peer::Nftables),
+            at_least,
+            bound,
+        )
+    }
+}
+
+/// Of TAP ports and of the gateway at MTU 1500, one worker.
+pub(crate) const TARGETS: [Target; 17] = [
     of(Workload::Tcp1, "rate", BRIDGE, true, 0.80),
     of(Workload::Tcp8, "rate", BRIDGE, true, 0.65),
     of(Workload::Udp64, "delivered", BRIDGE, true, 1.0),
@@ -62,6 +79,11 @@ pub(crate) const TARGETS: [Target; 12] = [
         false,
         20.0,
     ),
+    nat(Workload::Tcp1, "rate", true, 0.75),
+    nat(Workload::Tcp1Down, "rate", true, 0.75),
+    nat(Workload::Udp64, "delivered", true, 0.9),
+    nat(Workload::Rtt, "p50", false, 1.0),
+    nat(Workload::Conn, "connections", true, 0.9),
 ];
 
 impl Target {

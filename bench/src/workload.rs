@@ -28,6 +28,8 @@ pub(crate) enum Workload {
     Start,
     /// TCP, 1 stream.
     Tcp1,
+    /// TCP, 1 stream the other way: `a` opens it, `b` sends.
+    Tcp1Down,
     /// TCP, 8 streams.
     Tcp8,
     /// UDP datagrams of 64 bytes, flooded.
@@ -88,7 +90,7 @@ impl Workload {
             Workload::Start => matches!(peer, Peer::VswitchTap | Peer::BeforeTap),
             Workload::Idle => !matches!(
                 peer,
-                Peer::Veth | Peer::Bridge | Peer::RawTuntap | Peer::RawAfpacket
+                Peer::Veth | Peer::Bridge | Peer::RawTuntap | Peer::RawAfpacket | Peer::Nftables
             ),
             _ => true,
         }
@@ -114,7 +116,7 @@ impl Workload {
         caught(|| match self {
             Workload::Idle => self.idle(bed, times),
             Workload::Start => Ok(vec![]),
-            Workload::Tcp1 => self.tcp(bed, times, 1),
+            Workload::Tcp1 | Workload::Tcp1Down => self.tcp(bed, times, 1),
             Workload::Tcp8 => self.tcp(bed, times, 8),
             Workload::Udp64 => self.udp(bed, times, 64),
             Workload::Udp512 => self.udp(bed, times, 512),
@@ -147,11 +149,18 @@ impl Workload {
             bed,
             times,
             streams,
+            down: self == Workload::Tcp1Down,
             size: 0,
         };
-        let sink = run.server("tcp-sink")?;
-        let sourced: Sourced = run.client("tcp-source")?;
-        let received: Streams = parse(&sink.finish(LIMIT))?;
+        let (sourced, received): (Sourced, Streams) = if run.down {
+            let source = run.server("tcp-source")?;
+            let received = run.client("tcp-sink")?;
+            (parse(&source.finish(LIMIT))?, received)
+        } else {
+            let sink = run.server("tcp-sink")?;
+            let sourced = run.client("tcp-source")?;
+            (sourced, parse(&sink.finish(LIMIT))?)
+        };
         let cpu = machine::cpu_seconds(&bed.switch) - cpu;
         ensure!(received.bytes > 0, "nothing arrived");
         let gigabytes = received.total_bytes as f64 / 1e9;
@@ -171,6 +180,7 @@ impl Workload {
             bed,
             times,
             streams: 1,
+            down: false,
             size,
         };
         let sink = run.server("udp-sink")?;
@@ -200,6 +210,7 @@ impl Workload {
             bed,
             times,
             streams: 1,
+            down: false,
             size: 0,
         };
         let _echo = run.server("udp-echo")?;
@@ -218,6 +229,7 @@ impl Workload {
             bed,
             times,
             streams: ACCEPTORS,
+            down: false,
             size: 0,
         };
         let _acceptor = run.server("tcp-accept")?;
@@ -276,6 +288,8 @@ struct Run<'a> {
     bed: &'a Bed,
     times: Times,
     streams: usize,
+    /// The passive end is the one that sends.
+    down: bool,
     size: usize,
 }
 
@@ -306,7 +320,8 @@ impl Run<'_> {
             &size,
         ];
         let pin: &[&str] = if self.times.pin { &["--cpu", cpu] } else { &[] };
-        Ok(node.spawn(&[&argv, pin].concat()))
+        let down: &[&str] = if self.down { &["--down"] } else { &[] };
+        Ok(node.spawn(&[&argv, down, pin].concat()))
     }
 
     /// Starts the passive end in `b`.
@@ -319,7 +334,7 @@ impl Run<'_> {
     /// Runs the active end in `a`.
     fn client<T: for<'d> serde::Deserialize<'d>>(&self, tool: &str) -> anyhow::Result<T> {
         let output = self
-            .spawn(&self.bed.a, "0", tool, ADDRESSES[1])?
+            .spawn(&self.bed.a, "0", tool, self.bed.far)?
             .finish(LIMIT);
         ensure!(output.success(), "{output}");
         parse(&output)

@@ -74,7 +74,48 @@ fn every_workload_gives_figures_over_every_peer() {
             "{workload} {metric}: {value:?}\n{text}"
         );
     }
-    assert!(text.contains("Targets of vswitch-tap"), "{text}");
+    assert!(text.contains("vswitch-tap tcp1 rate"), "{text}");
+}
+
+#[test]
+fn translation_is_compared_with_the_kernels() {
+    let lab = vswitch_tests::tap_lab!("bench-nat");
+    let json = lab.dir().join("report.json");
+    let (text, report) = compare(
+        &json,
+        &[
+            "--peer",
+            "nftables,vswitch-nat",
+            "--base",
+            "nftables",
+            "--workload",
+            "tcp1,tcp1-down,udp64,rtt,conn",
+        ],
+    );
+    assert_eq!(report["failures"], serde_json::json!([]), "{text}");
+    let targets = report["targets"].as_array().unwrap();
+    for (workload, metric) in [
+        ("tcp1", "rate"),
+        ("tcp1-down", "rate"),
+        ("udp64", "delivered"),
+        ("rtt", "p50"),
+        ("conn", "connections"),
+    ] {
+        for peer in ["nftables", "vswitch-nat"] {
+            let value = median(&report, workload, metric, peer);
+            assert!(
+                value.is_some_and(|v| v > 0.0),
+                "{workload} {metric} {peer}: {value:?}\n{text}"
+            );
+        }
+        let line = format!("vswitch-nat {workload} {metric}");
+        assert!(
+            targets
+                .iter()
+                .any(|t| t["target"].as_str().unwrap().contains(&line)),
+            "{line}\n{text}"
+        );
+    }
 }
 
 #[test]

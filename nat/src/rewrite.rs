@@ -1,6 +1,7 @@
 //! Rewriting the addresses and ports of a flow's packets.
 //!
-//! A [`Rewrite`] is compiled once per flow and direction, from the endpoints its packets have to those they are to have. It
+//! A [`Rewrite`] is compiled once per flow and direction, from the endpoints its packets have to those they are to have; what has to be
+//! kept of it beside the flow's tuples is a [`Change`] of 4 bytes for both directions. It
 //! holds the new fields and what their change does to the checksums (RFC 1624), so that applying it is a few stores and three
 //! additions whatever the packet's length: the payload of a 64 KiB segmentation-offload frame isn't looked at. A field that
 //! doesn't change is written as it was.
@@ -15,6 +16,7 @@
 //! A later fragment has no L4 header: its addresses are written, the first fragment's checksum accounts for them.
 
 use crate::Endpoint;
+use crate::conntrack::Tuple;
 use std::net::IpAddr;
 use vswitch_core::frame::Frame;
 use vswitch_core::wire::{L3, L4, Meta, crc32c, csum};
@@ -54,7 +56,47 @@ pub struct Rewrite {
     ports_change: bool,
 }
 
+/// What a rewriting does to checksums; the opposite direction's does the reverse.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Change {
+    addrs: u16,
+    ports: u16,
+}
+
+impl Change {
+    /// That of the opposite direction. In one's complement the negative is the inverse, and 0 is nothing.
+    pub(crate) fn back(self) -> Change {
+        let negative = |diff: u16| if diff == 0 { 0 } else { !diff };
+        Change {
+            addrs: negative(self.addrs),
+            ports: negative(self.ports),
+        }
+    }
+}
+
 impl Rewrite {
+    /// What is to be kept to have it [`again`](Rewrite::again).
+    pub(crate) fn change(&self) -> Change {
+        Change {
+            addrs: self.addr_diff,
+            ports: self.port_diff,
+        }
+    }
+
+    /// The rewriting of packets with the tuple `from` to `to`, whose change was kept.
+    #[inline]
+    pub(crate) fn again(from: &Tuple, to: &Tuple, change: Change) -> Rewrite {
+        let ([a, b], [c, d]) = (to.src_port.to_be_bytes(), to.dst_port.to_be_bytes());
+        Rewrite {
+            addrs: to.wire_addresses(),
+            ports: [a, b, c, d],
+            addr_diff: change.addrs,
+            port_diff: change.ports,
+            v6: to.is_v6(),
+            ports_change: (from.src_port, from.dst_port) != (to.src_port, to.dst_port),
+        }
+    }
+
     /// Compiles the rewriting of packets of IP protocol `proto` from one pair of endpoints (source, destination) to another.
     pub fn new(
         proto: u8,

@@ -338,7 +338,8 @@ impl Pair {
             Act::Packet { tuple, nat } => self.packet(tuple, nat, None),
             Act::Batch(tuples) => {
                 let mut hints = vec![Hint::default(); tuples.len()];
-                self.ct.look_ahead(&tuples, &mut hints);
+                let packets: Vec<Packet> = tuples.iter().copied().map(packet).collect();
+                self.ct.look_ahead(&packets, &mut hints);
                 for (tuple, hint) in tuples.into_iter().zip(hints) {
                     self.packet(tuple, Nat::None, Some(hint));
                 }

@@ -2,9 +2,10 @@
 //!
 //! Each peer makes a [`Bed`]: containers `a` (192.0.2.1) and `b` (192.0.2.2) with `eth0` of MTU 1500, IPv6 off so that nothing
 //! but the workload speaks, and the processes of the switch, if there are any. A bed is handed out only once a ping has gone
-//! through it.
+//! through it. Of the peers that translate addresses (`nat`) `b` is outside, at 198.51.100.2.
 
 mod kernel;
+mod nat;
 mod ovs;
 mod plain;
 mod vde;
@@ -38,7 +39,7 @@ pub(crate) struct Setup {
 impl Setup {
     /// The build a peer runs, and its arguments.
     pub(crate) fn build(&self, peer: Peer) -> Build {
-        if matches!(peer, Peer::BeforeTap | Peer::BeforeVeth) {
+        if peer.is_another_build() {
             Build {
                 dir: self.before.clone(),
                 args: vec![],
@@ -70,6 +71,12 @@ pub(crate) enum Peer {
     VswitchVeth,
     /// vswitchd on veth ports that receive by the ring (TPACKET_V3).
     VswitchRing,
+    /// NAT by the kernel: nftables masquerade in a router between two veth pairs.
+    Nftables,
+    /// NAT by vswitchd: a TAP port, the gateway, an uplink port on a veth pair.
+    VswitchNat,
+    /// Another build of vswitchd (see --before), as vswitch-nat.
+    BeforeNat,
     /// Another build of vswitchd (see --before) on TAP ports.
     BeforeTap,
     /// Another build of vswitchd (see --before) on veth ports.
@@ -87,14 +94,30 @@ impl Peer {
         value.map_or_else(String::new, |v| v.get_name().to_owned())
     }
 
+    /// Whether it runs the build of `--before`.
+    pub(crate) fn is_another_build(self) -> bool {
+        matches!(self, Peer::BeforeTap | Peer::BeforeVeth | Peer::BeforeNat)
+    }
+
+    /// Whether it runs the build of this tree.
+    pub(crate) fn is_ours(self) -> bool {
+        matches!(
+            self,
+            Peer::VswitchTap | Peer::VswitchVeth | Peer::VswitchRing | Peer::VswitchNat
+        )
+    }
+
     /// A program that tells its version, with the arguments for it.
     pub(crate) fn version_command(self, setup: &Setup) -> Option<Vec<String>> {
         let argv: &[&str] = match self {
             Peer::Ovs => &["ovs-vswitchd", "--version"],
             Peer::Vde => &["vde_switch", "--version"],
+            Peer::Nftables => &["nft", "--version"],
             Peer::VswitchTap
             | Peer::VswitchVeth
             | Peer::VswitchRing
+            | Peer::VswitchNat
+            | Peer::BeforeNat
             | Peer::BeforeTap
             | Peer::BeforeVeth => {
                 let daemon = setup.build(self).program("vswitchd");
@@ -116,6 +139,8 @@ impl Peer {
             Peer::VswitchTap | Peer::BeforeTap => vswitch::bed(lab, setup.build(self), "tap"),
             Peer::VswitchVeth | Peer::BeforeVeth => vswitch::bed(lab, setup.build(self), "veth"),
             Peer::VswitchRing => vswitch::ring(lab, setup.build(self)),
+            Peer::Nftables => nat::nftables(lab),
+            Peer::VswitchNat | Peer::BeforeNat => nat::vswitch(lab, setup.build(self)),
             Peer::RawTuntap => plain::tap(lab),
             Peer::RawAfpacket => plain::packet(lab),
         };
@@ -148,6 +173,8 @@ pub(crate) struct Bed {
     _processes: Vec<Background>,
     pub(crate) a: Node,
     pub(crate) b: Node,
+    /// Address of `b`.
+    pub(crate) far: &'static str,
     _hosts: Vec<Node>,
 }
 
@@ -159,6 +186,7 @@ impl Bed {
             _processes: vec![],
             a,
             b,
+            far: ADDRESSES[1],
             _hosts: hosts,
         }
     }
@@ -170,6 +198,7 @@ impl Bed {
             _processes: processes,
             a,
             b,
+            far: ADDRESSES[1],
             _hosts: hosts,
         }
     }
@@ -178,9 +207,7 @@ impl Bed {
     fn reach(&self) -> anyhow::Result<()> {
         let end = Instant::now() + Duration::from_secs(10);
         loop {
-            let ping = self
-                .a
-                .run(&["ping", "-n", "-c", "1", "-W", "1", ADDRESSES[1]]);
+            let ping = self.a.run(&["ping", "-n", "-c", "1", "-W", "1", self.far]);
             if ping.success() {
                 return Ok(());
             }

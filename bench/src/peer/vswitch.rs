@@ -97,6 +97,15 @@ impl Switch {
         )
     }
 
+    /// Starts the daemon and waits until it answers.
+    pub(super) fn start(&self) -> anyhow::Result<Background> {
+        let argv = self.argv()?;
+        let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
+        let mut daemon = self.host.spawn(&argv);
+        self.wait(&mut daemon)?;
+        Ok(daemon)
+    }
+
     fn wait(&self, daemon: &mut Background) -> anyhow::Result<()> {
         let end = Instant::now() + Duration::from_secs(10);
         while std::os::unix::net::UnixStream::connect(&self.socket).is_err() {
@@ -121,10 +130,7 @@ pub(super) fn ring(lab: &Lab, build: Build) -> anyhow::Result<Bed> {
 fn attached(lab: &Lab, build: Build, kind: &str, options: &[&str]) -> anyhow::Result<Bed> {
     let (a, b) = containers(lab);
     let switch = Switch::new(lab, build);
-    let argv = switch.argv()?;
-    let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
-    let mut daemon = switch.host.spawn(&argv);
-    switch.wait(&mut daemon)?;
+    let daemon = switch.start()?;
     switch.ctl(&["network", "add", "lan"])?;
     for ((node, address), name) in [&a, &b].into_iter().zip(ADDRESSES).zip(PORTS) {
         let (pid, address) = (node.pid().to_string(), format!("{address}/24"));

@@ -45,6 +45,9 @@ pub(crate) struct Ends {
     /// Bytes of UDP payload.
     #[arg(long, default_value_t = 64)]
     size: usize,
+    /// TCP: the source listens and the sink connects.
+    #[arg(long)]
+    down: bool,
     /// Processor to run on.
     #[arg(long)]
     cpu: Option<usize>,

@@ -1,4 +1,5 @@
-//! TCP streams from one end to the other, a thread and 128 KiB of buffer per stream and end.
+//! TCP streams from one end to the other, a thread and 128 KiB of buffer per stream and end. The sink listens; with `--down`, for a
+//! sink whose address can't be reached (it is behind NAT), the source does.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -33,24 +34,38 @@ pub(crate) struct Sourced {
     pub(crate) cpu_seconds: f64,
 }
 
-pub(super) fn sink(ends: &Ends) -> anyhow::Result<Streams> {
+/// The streams, of the end that listens or of the one that connects.
+fn streams(ends: &Ends, listens: bool) -> anyhow::Result<Vec<TcpStream>> {
+    if !listens {
+        let connect = |_| {
+            TcpStream::connect(ends.address)
+                .with_context(|| format!("connecting to {}", ends.address))
+        };
+        return (0..ends.streams).map(connect).collect();
+    }
     let listener = TcpListener::bind(ends.address)
         .with_context(|| format!("listening on {}", ends.address))?;
     setsockopt(&listener, ReceiveTimeout, &TimeVal::new(10, 0))
         .context("setting a time limit to accept")?;
     ready()?;
+    let accept = |index| {
+        let accepted = listener.accept();
+        accepted
+            .map(|(stream, _)| stream)
+            .with_context(|| format!("accepting stream {index}"))
+    };
+    (0..ends.streams).map(accept).collect()
+}
+
+pub(super) fn sink(ends: &Ends) -> anyhow::Result<Streams> {
+    let streams = streams(ends, !ends.down)?;
     let counts: Arc<Vec<AtomicU64>> =
         Arc::new((0..ends.streams).map(|_| AtomicU64::new(0)).collect());
-    let mut streams = vec![];
-    for index in 0..ends.streams {
-        let (stream, _) = listener
-            .accept()
-            .with_context(|| format!("accepting stream {index}"))?;
+    for (index, stream) in streams.iter().enumerate() {
         let (mut reader, counts) = (
             stream.try_clone().context("sharing a stream")?,
             Arc::clone(&counts),
         );
-        streams.push(stream);
         thread::spawn(move || {
             let mut buffer = vec![0; BUFFER];
             while let Ok(n @ 1..) = reader.read(&mut buffer) {
@@ -85,9 +100,7 @@ pub(super) fn sink(ends: &Ends) -> anyhow::Result<Streams> {
 pub(super) fn source(ends: &Ends) -> anyhow::Result<Sourced> {
     let end = Instant::now() + ends.time() + Duration::from_secs(5);
     let mut writers = vec![];
-    for _ in 0..ends.streams {
-        let mut stream = TcpStream::connect(ends.address)
-            .with_context(|| format!("connecting to {}", ends.address))?;
+    for mut stream in streams(ends, ends.down)? {
         let limit = Some(Duration::from_secs(2));
         stream
             .set_write_timeout(limit)

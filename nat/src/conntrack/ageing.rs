@@ -32,6 +32,9 @@ impl Conntrack {
             self.wheel = (self.wheel + 1) % wheels;
         }
         self.table.shrink();
+        if self.table.settle() {
+            return now;
+        }
         match due {
             u32::MAX => Nanos::MAX,
             due => Nanos(u64::from(due) * 1_000_000_000),

@@ -103,7 +103,7 @@ impl Pending {
     }
 }
 
-/// Where a tuple's connection probably is, from [`Conntrack::look_ahead`].
+/// Where a packet's connection probably is, from [`Conntrack::look_ahead`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Hint {
     hash: u32,
@@ -154,12 +154,12 @@ impl Conntrack {
     }
 
     /// Finds probable places of the connections of many packets, and has them in the cache when they are tracked: the cache misses
-    /// of a batch then overlap. Fills as many hints as there are tuples and room.
-    pub fn look_ahead(&self, tuples: &[Tuple], hints: &mut [Hint]) {
-        for (hint, tuple) in hints.iter_mut().zip(tuples) {
-            hint.hash = self.table.hash(tuple);
+    /// of a batch then overlap. Fills as many hints as there are packets and room.
+    pub fn look_ahead(&self, packets: &[Packet], hints: &mut [Hint]) {
+        for (hint, packet) in hints.iter_mut().zip(packets) {
+            hint.hash = self.table.hash(&packet.tuple);
         }
-        let n = tuples.len().min(hints.len());
+        let n = packets.len().min(hints.len());
         let hints = &mut hints[..n];
         // Each pass is of loads that don't wait for one another.
         let mut seen = 0;
@@ -179,7 +179,14 @@ impl Conntrack {
         std::hint::black_box(seen);
     }
 
-    /// As [`Conntrack::track`], for a packet whose tuple was looked ahead. The hint may be out of date.
+    /// What the gateway keeps with the connection that a hint names, if it is the right one.
+    #[must_use]
+    pub fn hinted(&self, hint: Hint) -> Option<User> {
+        let conn = self.table.conns.get(hint.guess as usize >> 1)?;
+        Some(conn.user)
+    }
+
+    /// As [`Conntrack::track`], for a packet that was looked ahead. The hint may be out of date.
     pub fn track_hinted(
         &mut self,
         packet: &Packet,

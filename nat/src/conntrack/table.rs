@@ -2,7 +2,7 @@
 //!
 //! All of it is reserved at once and backed with memory as it is used: a slab place is taken for the first time only when no freed one is
 //! left, so what the table occupies follows the most connections there were. When the last one of many is gone, all is given
-//! back.
+//! back. A table of few connections is backed page by page, one of many by huge pages ([`Table::settle`]).
 
 use super::config::Config;
 use super::conn::{Conn, ConnId, LIVE, NIL};
@@ -12,11 +12,14 @@ use super::index::Index;
 use super::limits::Sources;
 use super::timeouts::{Timeout, Timeouts};
 use super::tuple::{Dir, Tuple};
+use vswitch_core::sys::mem;
 
 /// Bound on `max_entries`: an entry of the map has the direction in its lowest bit.
 const MOST: u32 = 1 << 28;
 /// A table that has held more than this is given back when it is empty.
 const KEEP: usize = 4096;
+/// From so many connections on, tables are backed by huge pages: nearly every page of the map has been touched by then.
+const MANY: u32 = 16_384;
 
 #[derive(Debug)]
 pub(super) struct Table {
@@ -31,13 +34,15 @@ pub(super) struct Table {
     max: u32,
     /// Generation of places taken for the first time.
     generation: u32,
+    /// Huge pages of the map and of the slab that are made already.
+    settled: usize,
 }
 
 impl Table {
     pub(super) fn new(config: &Config, now: u32) -> Table {
         let max = config.max_entries.clamp(1, MOST);
         Table {
-            conns: Vec::with_capacity(max as usize),
+            conns: slab(max),
             index: Index::new(max as usize * 2),
             wheels: Wheels::new(now),
             sources: Sources::new(config.seed),
@@ -46,6 +51,7 @@ impl Table {
             len: 0,
             max,
             generation: 0,
+            settled: 0,
         }
     }
 
@@ -171,12 +177,33 @@ impl Table {
     /// Gives memory back if the table is empty and was large.
     pub(super) fn shrink(&mut self) {
         if self.len == 0 && self.conns.len() > KEEP {
-            self.conns = Vec::with_capacity(self.max as usize);
+            self.conns = slab(self.max);
+            self.settled = 0;
             self.index = Index::new(self.max as usize * 2);
             self.free = NIL;
             // Names of connections that were must not fit ones to come.
             self.generation = self.generation.wrapping_add(1);
         }
+    }
+
+    /// A step of backing a table of many connections by huge pages: one of them, as each takes a moment. Whether there is more to do.
+    pub(super) fn settle(&mut self) -> bool {
+        let map = self.index.slots();
+        let (pages, plain) = (mem::huge_pages(map), plain_pages());
+        if self.len < MANY || self.settled >= pages + plain {
+            return false;
+        }
+        if self.settled == 0 {
+            mem::want_huge(map, 0);
+            mem::want_huge(&self.conns, 0);
+        }
+        // What the kernel doesn't do now it may do later by itself.
+        let _ = match self.settled.checked_sub(pages) {
+            None => mem::make_huge(map, self.settled),
+            Some(page) => mem::make_huge(&self.conns, page),
+        };
+        self.settled += 1;
+        self.settled < pages + plain
     }
 
     /// Bytes reserved.
@@ -186,6 +213,18 @@ impl Table {
             + self.wheels.memory()
             + self.sources.memory()
     }
+}
+
+/// An empty slab: its first places are backed page by page, further ones by huge pages.
+fn slab(max: u32) -> Vec<Conn> {
+    let conns = Vec::with_capacity(max as usize);
+    mem::want_huge(&conns, plain_pages());
+    conns
+}
+
+/// Huge pages' worth of the slab that are filled before there are many connections.
+fn plain_pages() -> usize {
+    (MANY as usize * size_of::<Conn>()).div_ceil(mem::HUGE)
 }
 
 /// The second at which the connection is over, if no packet comes. Seconds are whole, so one more, lest it be too early.

@@ -258,6 +258,21 @@ impl Tuple {
         Tuple { zone, ..self }
     }
 
+    /// Source and destination as on the wire; those of IPv4 are the first 8 bytes.
+    pub(crate) fn wire_addresses(&self) -> [u8; 32] {
+        let mut out = [0; 32];
+        if self.is_v6() {
+            let words = [self.src[0], self.src[1], self.dst[0], self.dst[1]];
+            for (bytes, word) in out.as_chunks_mut::<8>().0.iter_mut().zip(words) {
+                *bytes = word.to_be_bytes();
+            }
+        } else {
+            out[..4].copy_from_slice(&(self.src[1] as u32).to_be_bytes());
+            out[4..8].copy_from_slice(&(self.dst[1] as u32).to_be_bytes());
+        }
+        out
+    }
+
     /// Everything, as words to hash.
     pub(super) fn to_words(self) -> [u64; 5] {
         let rest = u64::from(self.src_port) << 48

@@ -8,7 +8,7 @@ use super::neigh::Resolved;
 use super::services::{SOLICITATION, Services};
 use super::{Gateway, datagram, flows};
 use crate::Endpoint;
-use crate::conntrack::{ConfirmError, Dir, Packet, Pending, Track, Tuple, proto};
+use crate::conntrack::{ConfirmError, Dir, Hint, Packet, Pending, Track, Tuple, proto};
 use crate::policy::{Compiled, Decision, Key, State};
 use crate::portalloc::PoolStats;
 use crate::service::{dhcp4, dhcp6, dns};
@@ -58,11 +58,19 @@ impl Gateway {
 
     /// Tracks a packet.
     #[inline]
-    pub(super) fn track(&mut self, cx: &mut Cx, packet: &Packet) -> Option<Track> {
+    pub(super) fn track(
+        &mut self,
+        cx: &mut Cx,
+        packet: &Packet,
+        hint: Option<Hint>,
+    ) -> Option<Track> {
         let tracking = self.tracking.as_deref_mut()?;
         let now = cx.now;
         if !cx.is_dry() {
-            return Some(tracking.with(now, |conns, ended| conns.track(packet, now, ended)));
+            return Some(tracking.with(now, |conns, ended| match hint {
+                Some(hint) => conns.track_hinted(packet, hint, now, ended),
+                None => conns.track(packet, now, ended),
+            }));
         }
         let track = tracking.conns.rehearse(packet, now);
         let tuple = Ends(&packet.tuple);

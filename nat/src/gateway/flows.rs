@@ -1,18 +1,24 @@
 //! What the gateway keeps of connections: tracking, and beside each connection its translation and its ways.
 //!
 //! A [`Flow`] lies in a slab and is found by the number that its connection carries. It ends with its connection, which gives its
-//! port lease back.
+//! port lease back. In the slab it is 32 bytes ([`Kept`]), as addresses and ports are in its connection's tuples.
 
 use super::interface::InterfaceConfig;
+use super::route::Routes;
 use crate::Endpoint;
 use crate::conntrack::{Config, Conn, Conntrack, Dir, EndReason};
 use crate::portalloc::{
     Filtering, Internal, LeaseError, PoolConfig, PoolStats, PortLease, PortPool,
 };
-use crate::rewrite::Rewrite;
+use crate::rewrite::{Change, Rewrite};
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 use vswitch_core::bridge::NetworkId;
 use vswitch_core::clock::Nanos;
+use vswitch_core::frame::DropReason;
+use vswitch_core::sys::mem;
 
 /// Zone of routed connections.
 pub(crate) const ZONE: u16 = 0;
@@ -55,6 +61,38 @@ pub(crate) struct Flow {
     pub(crate) leases: [Option<Leased>; 2],
     /// Epoch of the routes that its ways are from.
     pub(crate) epoch: u32,
+}
+
+/// A way whose next hop is a router of the list, or ([`DIRECT`]) where the packet goes itself.
+#[derive(Clone, Copy, Debug)]
+struct KeptWay {
+    network: NetworkId,
+    router: u16,
+}
+
+const DIRECT: u16 = u16::MAX;
+
+/// A lease whose remote end is in the tuple.
+#[derive(Debug)]
+struct KeptLease {
+    /// One more than the pool's number.
+    pool: NonZeroU16,
+    epoch: u16,
+    lease: PortLease,
+}
+
+/// A flow in the slab, never on two cache lines.
+#[derive(Debug)]
+#[repr(align(32))]
+struct Kept {
+    /// That of the original direction; meaningless if not `translated`.
+    change: Change,
+    ways: [KeptWay; 2],
+    lease: Option<KeptLease>,
+    /// As in [`Flow`]; of a free place the next free one.
+    epoch: u32,
+    live: bool,
+    translated: bool,
 }
 
 /// The pools of external ports, by network.
@@ -247,33 +285,172 @@ impl Pools {
 }
 
 /// The flows, and the pools their leases come from.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Flows {
-    slab: Vec<Option<Flow>>,
-    free: Vec<u32>,
+    slab: Vec<Kept>,
+    /// First of the free places, or [`NONE`].
+    free: u32,
+    /// Routers that are next hops of the present epoch's ways.
+    routers: Vec<IpAddr>,
+    /// Leases of mappings that flows came in by: few flows have one.
+    inside: HashMap<u32, Leased, RandomState>,
     pub(crate) pools: Pools,
 }
 
+/// Where the packets of a connection's directions really go.
+fn targets(conn: &Conn) -> [IpAddr; 2] {
+    let of = |dir| conn.tuple(dir).src();
+    [of(Dir::Reply), of(Dir::Original)]
+}
+
 impl Flows {
-    pub(crate) fn insert(&mut self, flow: Flow) -> u32 {
-        if let Some(i) = self.free.pop() {
-            self.slab[i as usize] = Some(flow);
-            return i;
+    /// For at most so many. Memory is taken as it is used.
+    pub(crate) fn new(most: u32) -> Flows {
+        let slab = Vec::with_capacity(most as usize);
+        // A few are backed page by page.
+        mem::want_huge(&slab, 1);
+        Flows {
+            slab,
+            free: NONE,
+            routers: Vec::new(),
+            inside: HashMap::default(),
+            pools: Pools::default(),
         }
-        self.slab.push(Some(flow));
-        self.slab.len() as u32 - 1
     }
 
-    pub(crate) fn get_mut(&mut self, i: u32) -> Option<&mut Flow> {
-        self.slab.get_mut(i as usize)?.as_mut()
+    /// Routes have changed: no way of before is looked at again.
+    pub(crate) fn reroute(&mut self) {
+        self.routers.clear();
     }
 
-    pub(crate) fn remove(&mut self, i: u32, now: Nanos) {
-        let Some(flow) = self.slab.get_mut(i as usize).and_then(Option::take) else {
+    fn keep_way(&mut self, way: Way, to: IpAddr) -> KeptWay {
+        let router = if way.hop == to {
+            DIRECT
+        } else {
+            let known = self.routers.iter().position(|r| *r == way.hop);
+            known.unwrap_or_else(|| {
+                self.routers.push(way.hop);
+                self.routers.len() - 1
+            }) as u16
+        };
+        KeptWay {
+            network: way.network,
+            router,
+        }
+    }
+
+    /// Enters the flow of a connection whose directions go to `to`.
+    pub(crate) fn insert(&mut self, flow: Flow, to: [IpAddr; 2]) -> u32 {
+        let [lease, inside] = flow.leases;
+        let [there, back] = flow.ways;
+        let change = flow.rewrites[0].map(|r| r.change());
+        let kept = Kept {
+            change: change.unwrap_or_default(),
+            ways: [self.keep_way(there, to[0]), self.keep_way(back, to[1])],
+            lease: lease.map(|l| KeptLease {
+                pool: NonZeroU16::MIN.saturating_add(l.pool),
+                epoch: l.epoch,
+                lease: l.lease,
+            }),
+            epoch: flow.epoch,
+            live: true,
+            translated: change.is_some(),
+        };
+        let i = match self.slab.get_mut(self.free as usize) {
+            Some(place) => {
+                let i = self.free;
+                self.free = place.epoch;
+                *place = kept;
+                i
+            }
+            None => {
+                self.slab.push(kept);
+                self.slab.len() as u32 - 1
+            }
+        };
+        if let Some(inside) = inside {
+            self.inside.insert(i, inside);
+        }
+        i
+    }
+
+    fn kept(&self, i: u32) -> Option<&Kept> {
+        self.slab.get(i as usize).filter(|k| k.live)
+    }
+
+    /// Reads a flow, to have it in the cache.
+    pub(crate) fn touch(&self, i: u32) -> u32 {
+        self.slab.get(i as usize).map_or(0, |k| k.epoch)
+    }
+
+    /// Way and rewriting of a connection's direction; its ways are looked up anew if they are of another epoch.
+    #[inline]
+    pub(crate) fn follow(
+        &mut self,
+        conn: &Conn,
+        dir: Dir,
+        (epoch, routes): (u32, &Routes),
+    ) -> Result<(Way, Option<Rewrite>), DropReason> {
+        let (i, to) = (conn.user().nat, targets(conn));
+        if self.kept(i).ok_or(DropReason::InvalidState)?.epoch != epoch {
+            self.find_ways(i, to, (epoch, routes))?;
+        }
+        let kept = self.kept(i).ok_or(DropReason::InvalidState)?;
+        let KeptWay { network, router } = kept.ways[index(dir)];
+        let hop = match router {
+            DIRECT => to[index(dir)],
+            router => *self
+                .routers
+                .get(usize::from(router))
+                .ok_or(DropReason::NoRoute)?,
+        };
+        let rewrite = kept.translated.then(|| {
+            let change = match dir {
+                Dir::Original => kept.change,
+                Dir::Reply => kept.change.back(),
+            };
+            let to = conn.tuple(dir.flip()).reversed();
+            Rewrite::again(conn.tuple(dir), &to, change)
+        });
+        Ok((Way { network, hop }, rewrite))
+    }
+
+    #[cold]
+    fn find_ways(
+        &mut self,
+        i: u32,
+        to: [IpAddr; 2],
+        (epoch, routes): (u32, &Routes),
+    ) -> Result<(), DropReason> {
+        for (n, to) in to.into_iter().enumerate() {
+            let (route, hop) = routes.find(to).ok_or(DropReason::NoRoute)?;
+            let network = route.network;
+            let way = self.keep_way(Way { network, hop }, to);
+            if let Some(kept) = self.slab.get_mut(i as usize) {
+                kept.ways[n] = way;
+            }
+        }
+        if let Some(kept) = self.slab.get_mut(i as usize) {
+            kept.epoch = epoch;
+        }
+        Ok(())
+    }
+
+    /// Takes out a flow whose source port was leased for this far end.
+    pub(crate) fn remove(&mut self, i: u32, now: Nanos, remote: IpAddr) {
+        let Some(kept) = self.slab.get_mut(i as usize).filter(|k| k.live) else {
             return;
         };
-        self.free.push(i);
-        for leased in flow.leases.into_iter().flatten() {
+        kept.live = false;
+        kept.epoch = self.free;
+        self.free = i;
+        let lease = kept.lease.take().map(|l| Leased {
+            pool: l.pool.get() - 1,
+            epoch: l.epoch,
+            lease: l.lease,
+            remote,
+        });
+        for leased in lease.into_iter().chain(self.inside.remove(&i)) {
             self.pools.release(now, leased);
         }
     }
@@ -282,7 +459,7 @@ impl Flows {
     pub(crate) fn ended(&mut self, conn: &Conn, now: Nanos) {
         let i = conn.user().nat;
         if i != NONE {
-            self.remove(i, now);
+            self.remove(i, now, targets(conn)[0]);
         }
     }
 }
@@ -297,8 +474,8 @@ pub(crate) struct Tracking {
 impl Tracking {
     pub(crate) fn new(config: Config, now: Nanos) -> Tracking {
         Tracking {
+            flows: Flows::new(config.max_entries),
             conns: Conntrack::new(config, now),
-            flows: Flows::default(),
         }
     }
 

@@ -4,7 +4,7 @@
 //! connection is judged ([`super::open`]), ICMP errors go with the connection they are about ([`super::related`]), later
 //! fragments with the first ([`super::fragments`]).
 
-use super::flows::{Way, index};
+use super::flows::Way;
 use super::neigh::Resolved;
 use super::{Gateway, local};
 use crate::conntrack::{ConnId, Dir, Packet, Track, Tuple, proto};
@@ -47,7 +47,7 @@ fn unfragmentable(head: &[u8], meta: &Meta) -> bool {
 }
 
 /// The packet as connection tracking sees it; a segmentation-offload frame counts for its segments.
-fn tracked(e: &Entry) -> Option<Packet> {
+pub(super) fn tracked(e: &Entry) -> Option<Packet> {
     let mut packet = Packet::of(e.frame.head(), &e.meta, super::flows::ZONE)?;
     if e.frame.vnet.gso != GsoType::None {
         packet.packets = packet
@@ -93,13 +93,17 @@ impl Gateway {
         network: NetworkId,
         e: &mut Entry,
     ) -> Result<(Outcome, Follow), DropReason> {
-        let Some(mut packet) = tracked(e) else {
-            return self.untracked(cx, bridge, network, e).map(|o| (o, None));
+        let (mut packet, hint) = match self.ahead.take() {
+            Some((packet, hint)) => (packet, Some(hint)),
+            None => match tracked(e) {
+                Some(packet) => (packet, None),
+                None => return self.untracked(cx, bridge, network, e).map(|o| (o, None)),
+            },
         };
         if self.ignores_inbound && packet.tuple.proto == proto::UDP {
             packet.refreshes = !self.is_uplink(network);
         }
-        match self.track(cx, &packet).ok_or(DropReason::NoRoute)? {
+        match self.track(cx, &packet, hint).ok_or(DropReason::NoRoute)? {
             Track::Hit(hit) => {
                 let outcome = self.follow(cx, bridge, network, e, (hit.id, hit.dir))?;
                 Ok((outcome, Some((hit.id, hit.dir))))
@@ -175,24 +179,8 @@ impl Gateway {
     ) -> Result<(Way, Option<Rewrite>), DropReason> {
         let tracking = self.tracking.as_deref_mut().ok_or(DropReason::NoRoute)?;
         let conn = tracking.conns.get(id).ok_or(DropReason::InvalidState)?;
-        let i = index(dir);
-        let flow = tracking.flows.get_mut(conn.user().nat);
-        let flow = flow.ok_or(DropReason::InvalidState)?;
-        if flow.epoch != self.epoch {
-            let to = [
-                conn.tuple(Dir::Reply).src(),
-                conn.tuple(Dir::Original).src(),
-            ];
-            for (way, to) in flow.ways.iter_mut().zip(to) {
-                let (route, hop) = self.routes.find(to).ok_or(DropReason::NoRoute)?;
-                *way = Way {
-                    network: route.network,
-                    hop,
-                };
-            }
-            flow.epoch = self.epoch;
-        }
-        Ok((flow.ways[i], flow.rewrites[i]))
+        let routes = (self.epoch, &self.routes);
+        tracking.flows.follow(conn, dir, routes)
     }
 
     /// Whether TTL and the MTU of the network it leaves by let the packet pass; who sent it is told if not.

@@ -323,8 +323,7 @@ impl Gateway {
         let conn = tracking.conns.get(id).ok_or(DropReason::InvalidState)?;
         let (user, replied) = (conn.user(), conn.replied());
         let (original, reply) = (*conn.tuple(Dir::Original), *conn.tuple(Dir::Reply));
-        let flow = tracking.flows.get_mut(user.nat);
-        let way = flow.ok_or(DropReason::InvalidState)?.ways[0];
+        let (way, _) = self.way(id, Dir::Original)?;
         let to_port = if policy.needs_to_port() {
             match self.port_of(cx, bridge, way) {
                 To::Known(port) => port,
@@ -423,6 +422,7 @@ impl Gateway {
             return;
         }
         let ingress = self.ingress;
+        self.ahead.over();
         let (ready, still): (Vec<_>, Vec<_>) = std::mem::take(&mut self.awaiting)
             .into_iter()
             .partition(|a| a.hop == hop);

@@ -12,6 +12,7 @@
 //!
 //! The whole gateway belongs to one worker; others hand it what is for it.
 
+mod ahead;
 mod datagram;
 mod dns;
 mod dry;
@@ -109,6 +110,7 @@ pub struct Gateway {
     /// Packets that wait for their judgement.
     awaiting: Vec<judge::Awaiting>,
     cleared: screen::Cleared,
+    ahead: ahead::Ahead,
     /// Where the packet at hand came from.
     ingress: PortId,
     services: services::Services,
@@ -138,6 +140,7 @@ impl Default for Gateway {
             names: Names::default(),
             awaiting: Vec::new(),
             cleared: screen::Cleared::default(),
+            ahead: ahead::Ahead::default(),
             ingress: PortId::default(),
             services: services::Services::default(),
             ignores_inbound: false,
@@ -225,6 +228,7 @@ impl Gateway {
             .published
             .iter()
             .flat_map(|p| p.ports.clone().map(|port| (p.proto, p.address, port)));
+        tracking.flows.reroute();
         let pools = &mut tracking.flows.pools;
         pools.configure(&config.interfaces, &reserved.collect());
     }
@@ -273,9 +277,13 @@ impl Gateway {
         };
         self.ingress = batch.ingress;
         let ours = cx.worker.0 == 0;
-        for e in &mut batch.entries {
+        if ours {
+            self.look_ahead(batch);
+        }
+        for (i, e) in batch.entries.iter_mut().enumerate() {
             match e.verdict {
                 Verdict::Gateway if ours => {
+                    self.ahead.at(i);
                     e.verdict = match self.for_us(cx, bridge, network, e) {
                         Ok(outcome) => self.finish(cx, bridge, outcome, e),
                         Err(why) => {
@@ -283,6 +291,7 @@ impl Gateway {
                             Verdict::Drop(why)
                         }
                     };
+                    self.ahead.over();
                 }
                 Verdict::Flood(_) if e.meta.dst.is_group() && e.meta.vid == vid => {
                     e.verdict = if !ours {

@@ -267,12 +267,13 @@ impl Gateway {
             }
             return Err(DropReason::BadPacket);
         };
-        let flow = tracking.flows.insert(Flow {
+        let flow = Flow {
             rewrites,
             ways,
             leases,
             epoch,
-        });
+        };
+        let flow = tracking.flows.insert(flow, [to.1.addr, original.src()]);
         let user = User {
             nat: flow,
             epoch: judged.epoch,
@@ -282,7 +283,7 @@ impl Gateway {
             conns.confirm(pending, reply, user, now, ended)
         });
         confirmed.map_err(|why| {
-            tracking.flows.remove(flow, now);
+            tracking.flows.remove(flow, now, to.1.addr);
             match why {
                 ConfirmError::Clash => DropReason::NatExhausted,
                 ConfirmError::SourceLimit | ConfirmError::Full => DropReason::ConntrackFull,

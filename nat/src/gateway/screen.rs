@@ -170,7 +170,8 @@ impl Gateway {
         let Some(packet) = Packet::of(e.frame.head(), &e.meta, zone(network)) else {
             return self.screen_error(cx, policy, network, e, target);
         };
-        match self.track(cx, &packet).ok_or(DropReason::InvalidState)? {
+        let track = self.track(cx, &packet, None);
+        match track.ok_or(DropReason::InvalidState)? {
             Track::Hit(hit) => self.screen_known(cx, bridge, policy, network, e, hit),
             Track::New(pending) => self.screen_new(cx, policy, network, e, (pending, target)),
             Track::Invalid(_) => Err(DropReason::InvalidState),

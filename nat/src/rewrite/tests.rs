@@ -453,3 +453,45 @@ fn options_that_lie_are_survived() {
         "the header exceeds the packet"
     );
 }
+
+/// The tuple that packets between these ends have; an ICMP identifier stands at the source.
+fn tuple(proto: u8, (src, dst): Ends) -> Tuple {
+    let at = |e: Endpoint| std::net::SocketAddr::new(e.addr, e.port);
+    Tuple::new(0, proto, at(src), at(dst))
+}
+
+proptest! {
+    /// What is kept of a rewriting and the tuples give it again, and that of the opposite direction.
+    #[test]
+    fn a_rewriting_is_had_again_from_tuples(v6: bool, icmp: bool, ips: [u128; 4], ports: [u16; 4], same: [bool; 4]) {
+        let ip = |n: u128| if v6 {
+            IpAddr::V6(Ipv6Addr::from(n))
+        } else {
+            IpAddr::V4(Ipv4Addr::from(n as u32))
+        };
+        let end = |i: usize, from: usize| Endpoint::new(
+            ip(ips[if same[i] { from } else { i }]),
+            if icmp && i % 2 == 1 { 0 } else { ports[if same[(i + 1) % 4] { from } else { i }] },
+        );
+        let (from, to) = ((end(0, 0), end(1, 1)), (end(2, 0), end(3, 1)));
+        let proto = match (icmp, v6) {
+            (false, _) => 17,
+            (true, false) => 1,
+            (true, true) => 58,
+        };
+        let there = Rewrite::new(proto, from, to).expect("one family");
+        let (original, reply) = (tuple(proto, from), tuple(proto, to).reversed());
+        let change = there.change();
+        prop_assert_eq!(Rewrite::again(&original, &reply.reversed(), change), there);
+        let ends = |t: &Tuple| (Endpoint::new(t.src(), t.src_port), Endpoint::new(t.dst(), t.dst_port));
+        let back = original.reversed();
+        let want = Rewrite::new(proto, ends(&reply), ends(&back)).expect("one family");
+        let got = Rewrite::again(&reply, &back, change.back());
+        // 0 and 0xffff are the same in one's complement.
+        let zero = |d: u16| if d == 0xffff { 0 } else { d };
+        prop_assert_eq!(zero(got.addr_diff), zero(want.addr_diff));
+        prop_assert_eq!(zero(got.port_diff), zero(want.port_diff));
+        let rest = Rewrite { addr_diff: want.addr_diff, port_diff: want.port_diff, ..got };
+        prop_assert_eq!(rest, want);
+    }
+}

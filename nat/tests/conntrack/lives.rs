@@ -228,22 +228,20 @@ fn hints_are_only_hints() {
     for n in 0..50 {
         rig.open(&datagram(nth(n))).expect("room");
     }
-    let tuples: Vec<Tuple> = (25..75).map(nth).collect();
+    let packets: Vec<Packet> = (25..75).map(nth).map(datagram).collect();
     let mut hints = [Hint::default(); 60];
-    rig.ct.look_ahead(&tuples, &mut hints);
+    rig.ct.look_ahead(&packets, &mut hints);
     // Half of what was found goes, others take the places; half of what wasn't comes.
     rig.wait(121);
     for n in (0..10).chain(40..60) {
         rig.open(&datagram(nth(n))).expect("room");
     }
-    for ((n, tuple), hint) in (25..75).zip(tuples).zip(hints) {
-        let track = rig
-            .ct
-            .track_hinted(&datagram(tuple), hint, rig.now, &mut |_, _| {});
+    for ((n, packet), hint) in (25..75).zip(packets).zip(hints) {
+        let track = rig.ct.track_hinted(&packet, hint, rig.now, &mut |_, _| {});
         match track {
             Track::Hit(hit) => {
                 let conn = rig.ct.get(hit.id).expect("lives");
-                assert_eq!(conn.tuple(hit.dir), &tuple);
+                assert_eq!(conn.tuple(hit.dir), &packet.tuple);
                 assert!((40..60).contains(&n));
             }
             Track::New(_) => assert!(!(40..60).contains(&n)),

@@ -1,6 +1,7 @@
 //! The gateway: a router in the switch, with real containers on its networks.
 
 mod abuse;
+mod against_nftables;
 mod clients;
 mod commands;
 mod dns;

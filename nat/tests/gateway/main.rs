@@ -1,0 +1,4 @@
+//! The gateway without a worker: batches go in, verdicts and frames come out.
+
+mod ahead;
+mod rig;
