@@ -3,6 +3,7 @@
 //! A [`Flow`] lies in a slab and is found by the number that its connection carries. It ends with its connection, which gives its
 //! port lease back.
 
+use super::host::HOST;
 use super::interface::InterfaceConfig;
 use crate::Endpoint;
 use crate::conntrack::{Config, Conn, Conntrack, Dir, EndReason};
@@ -10,7 +11,7 @@ use crate::portalloc::{
     Filtering, Internal, LeaseError, PoolConfig, PoolStats, PortLease, PortPool,
 };
 use crate::rewrite::Rewrite;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use vswitch_core::bridge::NetworkId;
 use vswitch_core::clock::Nanos;
 
@@ -252,7 +253,13 @@ pub(crate) struct Flows {
     slab: Vec<Option<Flow>>,
     free: Vec<u32>,
     pub(crate) pools: Pools,
+    /// Connections by the host's sockets that have ended since somebody looked.
+    pub(crate) host_ended: Vec<Ended>,
 }
+
+/// A connection by the host's sockets: protocol, the container's end, the other one as the host knows it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ended(pub(crate) u8, pub(crate) SocketAddr, pub(crate) SocketAddr);
 
 impl Flows {
     pub(crate) fn insert(&mut self, flow: Flow) -> u32 {
@@ -282,6 +289,12 @@ impl Flows {
     pub(crate) fn ended(&mut self, conn: &Conn, now: Nanos) {
         let i = conn.user().nat;
         if i != NONE {
+            if self.get_mut(i).is_some_and(|f| f.ways[0].network == HOST) {
+                let (from, to) = (conn.tuple(Dir::Original), conn.tuple(Dir::Reply));
+                let inside = (from.src(), from.src_port).into();
+                let outside = (to.src(), to.src_port).into();
+                self.host_ended.push(Ended(from.proto, inside, outside));
+            }
             self.remove(i, now);
         }
     }
