@@ -24,7 +24,7 @@ pub mod portalloc;
 pub mod reply;
 pub mod rewrite;
 pub mod service;
-mod slirp;
+pub mod slirp;
 mod verify;
 
 pub use endpoint::Endpoint;

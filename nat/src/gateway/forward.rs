@@ -250,7 +250,7 @@ impl Gateway {
     ) -> Result<Outcome, DropReason> {
         let Way { network: out, hop } = way;
         if out == HOST {
-            return self.to_host(cx, e);
+            return self.give_to_host(cx, e);
         }
         let own = self.interface(out).ok_or(DropReason::NoRoute)?;
         let (vid, mac) = (own.config.vid, own.config.mac);

@@ -143,7 +143,11 @@ impl Gateway {
     }
 
     /// Gives a packet to the host's sockets.
-    pub(super) fn to_host(&mut self, cx: &mut Cx, e: &mut Entry) -> Result<Outcome, DropReason> {
+    pub(super) fn give_to_host(
+        &mut self,
+        cx: &mut Cx,
+        e: &mut Entry,
+    ) -> Result<Outcome, DropReason> {
         self.end_host_flows();
         let uplink = self.host.uplink.as_deref_mut();
         let uplink = uplink.ok_or(DropReason::NoRoute)?;
@@ -198,7 +202,7 @@ impl Gateway {
         let mut list = uplink.slirp.take();
         for out in list.drain(..) {
             match out {
-                Out::Packet(frame) => self.from_host(cx, bridge, frame),
+                Out::Packet(frame) => self.host_packet(cx, bridge, frame),
                 Out::Error(offender, cause, from) => {
                     self.host_error(cx, bridge, &offender, cause, from);
                 }
@@ -224,7 +228,7 @@ impl Gateway {
     }
 
     /// A packet for a container.
-    fn from_host(&mut self, cx: &mut Cx, bridge: &mut Bridge, frame: Frame) {
+    fn host_packet(&mut self, cx: &mut Cx, bridge: &mut Bridge, frame: Frame) {
         let counters = &self.host.counters;
         counters.rx_frames.add(1);
         counters.rx_bytes.add(frame.len() as u64);

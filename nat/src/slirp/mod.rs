@@ -16,7 +16,7 @@
 mod packet;
 mod ping;
 mod table;
-mod tcp;
+pub mod tcp;
 mod udp;
 
 use crate::reply::Cause;

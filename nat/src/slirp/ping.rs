@@ -4,7 +4,7 @@
 //! They take that `net.ipv4.ping_group_range` names a group of ours; without, requests are dropped with a reason of their own.
 
 use super::packet::{ip_header, may_fragment};
-use super::udp::{errors, follow_ttl, ttl_of};
+use super::udp::{cause_of, errors, follow_ttl, ttl_of};
 use super::{Flow, Key, Out, Slirp};
 use crate::verify::l4_sum_is_right;
 use std::io::{ErrorKind, IoSliceMut};
@@ -50,8 +50,19 @@ impl Slirp {
         let i = match self.table.find(&key) {
             Some(i) => i,
             None => {
-                let opened = self.open(now, Kind::Ping, key);
-                let fd = opened.map_err(|_| DropReason::HostSocket)?;
+                let fd = match self.open(now, Kind::Ping, key) {
+                    Ok(fd) => fd,
+                    // That we may have no such socket is nothing the way there says.
+                    Err(e) if e.kind() == ErrorKind::PermissionDenied => {
+                        return Err(DropReason::HostSocket);
+                    }
+                    Err(e) => {
+                        let quoted = quote(&key, [s0, s1]);
+                        let error = quoted.map(|f| Out::Error(f, cause_of(&e), None));
+                        self.out.extend(error);
+                        return Err(DropReason::HostSocket);
+                    }
+                };
                 let ping = Ping {
                     fd,
                     ttl: None,

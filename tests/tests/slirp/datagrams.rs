@@ -72,7 +72,11 @@ fn names_are_resolved_by_a_server_outside_and_by_the_gateway() {
 #[test]
 fn echo_crosses_where_the_host_allows_ping_sockets() {
     let lab = tap_lab!("slirp-ping");
-    let Site { d, a, .. } = site(&lab, "1500");
+    let Site {
+        d,
+        a,
+        outside: _outside,
+    } = site(&lab, "1500");
     let range = |text: &str| {
         let value = format!("net.ipv4.ping_group_range={text}");
         d.host().ok(&["sysctl", "-qw", &value]);

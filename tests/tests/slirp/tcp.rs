@@ -64,8 +64,8 @@ fn lost_segments_are_sent_again() {
     a.ok_with_input(
         &["nft", "-f", "-"],
         b"table inet loss {
-            chain in { type filter hook input priority 0; tcp sport 7000 numgen random mod 200 == 0 drop }
-            chain out { type filter hook output priority 0; tcp dport 7000 numgen random mod 200 == 0 drop }
+            chain in { type filter hook input priority 0; tcp sport 7000 numgen random mod 200 == 0 drop; }
+            chain out { type filter hook output priority 0; tcp dport 7000 numgen random mod 200 == 0 drop; }
         }",
     );
     for way in ["upload", "download"] {
@@ -134,7 +134,11 @@ fn thousands_of_connections_come_and_go_and_many_stay() {
 #[test]
 fn the_hosts_loopback_is_reached_only_if_that_is_allowed() {
     let lab = tap_lab!("slirp-loopback");
-    let Site { d, a, .. } = site(&lab, "1500");
+    let Site {
+        d,
+        a,
+        outside: _outside,
+    } = site(&lab, "1500");
     let _server = serve(d.host(), "serve", "7000");
     let own = ["192.0.2.1", "2001:db8:1::1"];
     for gateway in own {

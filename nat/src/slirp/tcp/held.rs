@@ -22,13 +22,13 @@ pub(super) struct Held(Vec<Waiting>);
 
 impl Mirror {
     /// Frames that wait.
-    pub(crate) fn held(&self) -> usize {
+    pub fn held(&self) -> usize {
         self.held.0.len()
     }
 
     /// Keeps a segment that [`Mirror::input`] has seen, if there is something in it that is to be taken yet, and room. Otherwise the
     /// container has to send it once more.
-    pub(crate) fn keep(&mut self, frame: &mut Frame, meta: &Meta, room: bool) {
+    pub fn keep(&mut self, frame: &mut Frame, meta: &Meta, room: bool) {
         if self.phase != Phase::Open || self.rcv_fin {
             return;
         }

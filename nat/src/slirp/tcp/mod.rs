@@ -23,7 +23,7 @@
 mod held;
 mod host;
 mod output;
-pub(crate) mod segment;
+pub mod segment;
 #[cfg(test)]
 mod tests;
 
@@ -53,7 +53,7 @@ const MAX_RETRIES: u8 = 12;
 const MAX_SYN_RETRIES: u8 = 5;
 
 /// A stream of the host.
-pub(crate) trait Stream {
+pub trait Stream {
     /// Sends; returns how many bytes were taken.
     fn send(&mut self, parts: [&[u8]; 2]) -> io::Result<usize>;
     /// Bytes that it would take now.
@@ -76,7 +76,8 @@ pub(crate) trait Stream {
 
 /// Whether a connection goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fate {
+pub enum Fate {
+    /// It goes on.
     Lives,
     /// Both ends are done with it, or it was reset: close the stream.
     Ends,
@@ -98,7 +99,7 @@ fn before(a: u32, b: u32) -> bool {
 
 /// One connection. Sequence numbers named `rcv` are the container's, the others ours.
 #[derive(Debug)]
-pub(crate) struct Mirror {
+pub struct Mirror {
     inside: SocketAddr,
     outside: SocketAddr,
     phase: Phase,
@@ -149,17 +150,12 @@ pub(crate) struct Mirror {
     /// Since when the timer runs.
     since: Nanos,
     /// When [`Mirror::expired`] is to be called.
-    pub(crate) due: Nanos,
+    pub due: Nanos,
 }
 
 impl Mirror {
     /// Of a container's SYN, with our initial sequence number; the host socket connects.
-    pub(crate) fn new(
-        inside: SocketAddr,
-        outside: SocketAddr,
-        syn: &Segment<'_>,
-        iss: u32,
-    ) -> Mirror {
+    pub fn new(inside: SocketAddr, outside: SocketAddr, syn: &Segment<'_>, iss: u32) -> Mirror {
         let mss = syn.mss.unwrap_or(DEFAULT_MSS).max(MIN_MSS);
         let next = syn.seq.wrapping_add(1);
         let first = iss.wrapping_add(1);
@@ -204,7 +200,7 @@ impl Mirror {
     }
 
     /// Whether the container waits for the host socket to connect.
-    pub(crate) fn is_connecting(&self) -> bool {
+    pub fn is_connecting(&self) -> bool {
         self.phase == Phase::Connecting
     }
 
@@ -214,7 +210,7 @@ impl Mirror {
     }
 
     /// The host socket has connected: the SYN is answered by the next flush.
-    pub(crate) fn connected(&mut self, now: Nanos) {
+    pub fn connected(&mut self, now: Nanos) {
         if self.phase == Phase::Connecting {
             self.phase = Phase::Answered;
             self.next = self.una.wrapping_add(1);
@@ -226,13 +222,13 @@ impl Mirror {
     }
 
     /// The host socket has something to read; `hung_up`: its peer's last.
-    pub(crate) fn readable(&mut self, hung_up: bool) {
+    pub fn readable(&mut self, hung_up: bool) {
         self.readable = true;
         self.hung_up |= hung_up;
     }
 
     /// The host socket takes bytes again: gives it what waits, and tells the container, if its window was all but closed.
-    pub(crate) fn writable(&mut self, io: &mut impl Stream, out: &mut Vec<Frame>) -> Fate {
+    pub fn writable(&mut self, io: &mut impl Stream, out: &mut Vec<Frame>) -> Fate {
         if self.phase != Phase::Open || self.rcv_fin {
             return Fate::Lives;
         }
@@ -261,7 +257,7 @@ impl Mirror {
     }
 
     /// A segment of the container.
-    pub(crate) fn input(
+    pub fn input(
         &mut self,
         now: Nanos,
         s: &Segment<'_>,

@@ -13,7 +13,7 @@ const MSS: u16 = 65_495;
 
 impl Mirror {
     /// Sends what is due and what may be, `budget` bytes at most; whether there was more. Once it has ended, no more of it.
-    pub(crate) fn flush(
+    pub fn flush(
         &mut self,
         now: Nanos,
         io: &mut impl Stream,
@@ -260,12 +260,7 @@ impl Mirror {
     }
 
     /// The timer of a connection has run out; [`Mirror::flush`] is to follow.
-    pub(crate) fn expired(
-        &mut self,
-        now: Nanos,
-        io: &mut impl Stream,
-        out: &mut Vec<Frame>,
-    ) -> Fate {
+    pub fn expired(&mut self, now: Nanos, io: &mut impl Stream, out: &mut Vec<Frame>) -> Fate {
         if now < self.due {
             return Fate::Lives;
         }

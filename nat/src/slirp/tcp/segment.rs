@@ -27,7 +27,7 @@ const PACKET: usize = 65_535;
 
 /// A segment of a container.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Segment<'a> {
+pub struct Segment<'a> {
     pub(crate) seq: u32,
     pub(crate) ack: u32,
     pub(crate) flags: u8,
@@ -40,7 +40,7 @@ pub(crate) struct Segment<'a> {
 
 impl<'a> Segment<'a> {
     /// Reads the segment of a frame; `None` if it is damaged.
-    pub(crate) fn read(frame: &'a Frame, meta: &Meta) -> Option<Segment<'a>> {
+    pub fn read(frame: &'a Frame, meta: &Meta) -> Option<Segment<'a>> {
         if meta.l4 != L4::Tcp || meta.fragment {
             return None;
         }
@@ -74,6 +74,13 @@ impl<'a> Segment<'a> {
 
     pub(crate) fn has(&self, flag: u8) -> bool {
         self.flags & flag != 0
+    }
+
+    /// Where it begins, and how long it is in sequence numbers.
+    #[must_use]
+    pub fn place(&self) -> (u32, u32) {
+        let flags = u32::from(self.has(SYN)) + u32::from(self.has(FIN));
+        (self.seq, self.len().wrapping_add(flags))
     }
 
     /// Bytes of payload.
