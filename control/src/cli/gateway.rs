@@ -246,6 +246,10 @@ fn row(n: &NetworkView) -> Option<Vec<String>> {
     let g = n.config.gateway.as_ref()?;
     let addresses: Vec<String> = g.addresses.iter().map(ToString::to_string).collect();
     let routes = g.routes.iter().map(|r| format!("{} by {}", r.to, r.via));
+    let host = g
+        .host_uplink
+        .iter()
+        .map(|_| "others by the host".to_owned());
     Some(vec![
         n.name.clone(),
         addresses.join(","),
@@ -262,6 +266,7 @@ fn options(g: &crate::model::Gateway) -> String {
     let nat = g.nat.as_ref().map_or(g.uplink, |n| !n.off);
     let on = [
         ("uplink", g.uplink),
+        ("host-uplink", g.host_uplink.is_some()),
         ("nat", nat),
         ("dhcp", g.dhcp.is_some()),
         ("ra", g.ra.is_some()),

@@ -2,4 +2,5 @@
 
 mod datagrams;
 mod rig;
+mod rootless;
 mod tcp;

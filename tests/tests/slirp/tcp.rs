@@ -174,6 +174,25 @@ fn policy_holds_for_what_leaves_by_the_host() {
     assert_eq!(peer(&a, &["echo", FAR[0], "7000", "hello"]), "5");
     let shown = d.ctl(&["conntrack", "show", "--protocol", "tcp"]);
     assert!(shown.contains("198.51.100.254:7000"), "{shown}");
+    // What a policy forbids is forbidden here too, also where the rules name ports.
+    let rule = "accept to 198.51.100.254 proto tcp ports 7000";
+    d.ctl(&[
+        "policy",
+        "add",
+        "out",
+        "--from",
+        "port:a",
+        "--default",
+        "reject",
+        "--rule",
+        rule,
+    ]);
+    assert_eq!(peer(&a, &["echo", FAR[0], "7000", "hello"]), "5");
+    let said = peer(&a, &["attempt", FAR[1], "7000"]);
+    assert_eq!(said, "ConnectionRefusedError 111");
+    d.ctl(&["policy", "del", "out"]);
+    let shown = d.ctl(&["gateway", "show"]);
+    assert!(shown.contains("host-uplink"), "{shown}");
     d.ctl(&["gateway", "set", "lan", "--host-uplink", "off"]);
     let said = peer(&a, &["attempt", FAR[0], "7000"]);
     assert_eq!(said, "OSError 101", "no route is left");
