@@ -18,6 +18,7 @@ mod ping;
 mod table;
 pub mod tcp;
 mod udp;
+mod whole;
 
 use crate::reply::Cause;
 use std::collections::VecDeque;
@@ -81,6 +82,8 @@ pub(crate) struct Slirp {
     frames: Vec<Frame>,
     /// Frames that wait for sockets to take them.
     held: usize,
+    /// Fragments that wait for others.
+    incomplete: whole::Incomplete,
     draw: u64,
 }
 
@@ -114,6 +117,7 @@ impl Slirp {
             out: Vec::new(),
             frames: Vec::new(),
             held: 0,
+            incomplete: whole::Incomplete::default(),
             draw: seed,
         }
     }
@@ -160,11 +164,14 @@ impl Slirp {
     pub(crate) fn input(&mut self, now: Nanos, e: &mut Entry) -> Result<(), DropReason> {
         const BAD: DropReason = DropReason::BadPacket;
         let (src, dst) = e.meta.addresses(e.frame.head()).ok_or(BAD)?;
-        if e.meta.fragment {
-            return Err(DropReason::Fragment);
-        }
         if !self.may_reach(dst) {
             return Err(DropReason::HostSocket);
+        }
+        if e.meta.fragment {
+            return match self.incomplete.add(now, e)? {
+                Some(mut whole) => self.input(now, &mut whole),
+                None => Ok(()),
+            };
         }
         let l4 = e
             .frame
@@ -229,6 +236,8 @@ impl Slirp {
                 let flow = Flow::Tcp(Box::new((mirror, host)));
                 self.enter(now, key, flow)
             }
+            // Not its destination's fault, and it may go the next time.
+            Err(e) if e.raw_os_error() == Some(sock::TOO_MANY) => Err(DropReason::HostSocket),
             Err(e) => {
                 self.refused(&mirror, &e);
                 Ok(())

@@ -8,8 +8,9 @@ use std::collections::BinaryHeap;
 use std::time::Duration;
 use vswitch_core::clock::Nanos;
 
-/// Flows looked at for the one to make room.
-const LOOKED_AT: usize = 32;
+/// Places looked at for the flow to make room, and flows found there that could.
+const LOOKED_AT: usize = 1024;
+const CANDIDATES: usize = 16;
 /// The worth of a connection in use, and how long one has to be idle to make room all the same.
 const IN_USE: u8 = 4;
 const LONG_IDLE: Duration = Duration::from_secs(300);
@@ -138,6 +139,7 @@ impl<F> Table<F> {
     pub(super) fn least(&mut self, now: Nanos, worth: impl Fn(&F) -> u8) -> Option<u32> {
         let len = self.slots.len().max(1);
         let mut best: Option<(u8, Nanos, u32)> = None;
+        let mut found = 0;
         for _ in 0..LOOKED_AT.min(len) {
             self.hand = (self.hand + 1) % len;
             let Some(slot) = self.slots.get(self.hand).and_then(Option::as_ref) else {
@@ -151,7 +153,70 @@ impl<F> Table<F> {
             if best.is_none_or(|b| this < b) {
                 best = Some(this);
             }
+            found += 1;
+            if found == CANDIDATES {
+                break;
+            }
         }
         best.map(|b| b.2)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(port: u16) -> Key {
+        Key {
+            proto: 17,
+            inside: ([192, 0, 2, 1], port).into(),
+            outside: ([198, 51, 100, 1], 9).into(),
+        }
+    }
+
+    #[test]
+    fn the_least_worth_and_longest_idle_makes_room() {
+        let mut t: Table<u8> = Table::new(3);
+        let second = |s: u64| Nanos(s * 1_000_000_000);
+        let flows = [(1, 4), (2, 1), (3, 1)];
+        for (port, worth) in flows {
+            assert!(!t.is_full());
+            t.insert(second(port.into()), key(port), worth);
+        }
+        assert!(t.is_full());
+        let mut least = |t: &mut Table<u8>, now| {
+            let i = t.least(second(now), |w| *w)?;
+            let port = t.get(i)?.key.inside.port();
+            t.remove(i);
+            Some(port)
+        };
+        assert_eq!(least(&mut t, 10), Some(2));
+        assert_eq!(least(&mut t, 10), Some(3));
+        assert_eq!(least(&mut t, 10), None, "in use");
+        assert_eq!(least(&mut t, 400), Some(1));
+        assert_eq!(t.find(&key(1)), None);
+    }
+
+    #[test]
+    fn timers_run_out_in_order_and_can_be_put_off() {
+        let mut t: Table<Nanos> = Table::new(9);
+        let at = |n| Nanos(n);
+        for (port, due) in [(1, 30), (2, 20), (3, 10)] {
+            let i = t.insert(at(0), key(port), at(due));
+            t.arm(i, at(due));
+        }
+        assert_eq!(t.next(), at(10));
+        // The first is put off after it was armed, the second is gone.
+        let i = t.find(&key(3)).expect("there");
+        t.get(i).expect("there").flow = at(25);
+        let i = t.find(&key(2)).expect("there");
+        t.remove(i);
+        assert_eq!(t.expired(at(22), |d| *d), None);
+        assert_eq!(t.next(), at(25));
+        let i = t.expired(at(40), |d| *d).and_then(|i| t.get(i));
+        assert_eq!(i.map(|s| s.key.inside.port()), Some(3));
+        let i = t.expired(at(40), |d| *d).and_then(|i| t.get(i));
+        assert_eq!(i.map(|s| s.key.inside.port()), Some(1));
+        assert_eq!(t.next(), Nanos::MAX);
     }
 }

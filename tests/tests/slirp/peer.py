@@ -198,6 +198,28 @@ def hold(host, port, n):
     print("held", good)
 
 
+def crowd(host, port, n, udp_port, m):
+    """Connections held while many sockets send a datagram each."""
+    held = []
+    for _ in range(int(n)):
+        s = connect(host, port)
+        s.sendall(b"echo\n")
+        held.append(s)
+    answered = 0
+    for i in range(int(m)):
+        u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        u.settimeout(5)
+        u.connect((host, int(udp_port)))
+        u.send(b"%08d" % i)
+        answered += u.recv(100) == b"%08d" % i
+        u.close()
+    good = 0
+    for i, s in enumerate(held):
+        s.sendall(b"%04d" % i)
+        good += s.recv(4) == b"%04d" % i
+    print("held", good, "answered", answered)
+
+
 def attempt(host, port):
     """How a connection fails."""
     try:

@@ -14,8 +14,14 @@ pub(crate) struct Site {
 
 /// Inside 192.0.2.0/24 and 2001:db8:1::/64, the host 198.51.100.1 and 2001:db8:2::1, outside 198.51.100.254 and 2001:db8:2::254.
 pub(crate) fn site(lab: &Lab, mtu: &str) -> Site {
+    site_of(lab, mtu, |_| {})
+}
+
+/// The same, with something done to the daemon before it has a host uplink.
+pub(crate) fn site_of(lab: &Lab, mtu: &str, first: impl FnOnce(&Daemon)) -> Site {
     let outside = lab.host("outside");
     let d = lab.daemon();
+    first(&d);
     lab.link(d.host(), "out0", &outside, "eth0", Mtu(1500));
     for (node, interface, last) in [(d.host(), "out0", "1"), (&outside, "eth0", "254")] {
         node.addr(interface, &format!("198.51.100.{last}/24"));

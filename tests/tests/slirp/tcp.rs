@@ -1,6 +1,6 @@
 //! TCP: every byte, both ways, and every way to begin and to end.
 
-use crate::rig::{FAR, Site, peer, serve, site};
+use crate::rig::{FAR, Site, peer, serve, site, site_of};
 use vswitch_tests::tap_lab;
 
 const BYTES: &str = "150000000";
@@ -128,6 +128,21 @@ fn thousands_of_connections_come_and_go_and_many_stay() {
     assert_eq!(peer(&a, &["hold", FAR[0], "7000", "900"]), "held 900");
     // Every socket goes with its connection.
     vswitch_tests::wait_until("the sockets to be closed", || fds() <= before + 2);
+    d.assert_ledger();
+}
+
+#[test]
+fn datagrams_make_room_for_connections_when_descriptors_run_out() {
+    let lab = tap_lab!("slirp-limit");
+    let Site { d, a, outside } = site_of(&lab, "1500", |d| {
+        let pid = d.pid().to_string();
+        d.host().ok(&["prlimit", "--pid", &pid, "--nofile=160:160"]);
+    });
+    let _server = serve(&outside, "serve", "7000");
+    let _datagrams = serve(&outside, "datagrams", "7100");
+    // 120 descriptors for flows: far fewer than there are datagrams' endpoints, which all get their answer, while connections stay.
+    let said = peer(&a, &["crowd", FAR[0], "7000", "80", "7100", "400"]);
+    assert_eq!(said, "held 80 answered 400");
     d.assert_ledger();
 }
 
