@@ -15,7 +15,13 @@ use vswitch_nat::slirp::tcp::{Fate, Mirror, Stream};
 #[derive(Arbitrary, Debug)]
 enum Step {
     /// A segment whose numbers are near those that are right.
-    Near { seq: i16, ack: i16, flags: u8, window: u16, len: u16 },
+    Near {
+        seq: i16,
+        ack: i16,
+        flags: u8,
+        window: u16,
+        len: u16,
+    },
     /// Any header, options included.
     Raw(Vec<u8>),
     Gives(u16),
@@ -54,7 +60,11 @@ impl Stream for Fake {
         let n = (parts[0].len() + parts[1].len()).min(self.free);
         self.free -= n;
         self.took = self.took.wrapping_add(n as u32);
-        if n == 0 { Err(ErrorKind::WouldBlock.into()) } else { Ok(n) }
+        if n == 0 {
+            Err(ErrorKind::WouldBlock.into())
+        } else {
+            Ok(n)
+        }
     }
 
     fn room(&mut self) -> usize {
@@ -137,10 +147,15 @@ fuzz_target!(|input: Input| {
         let (inside, outside) = (inside.parse().unwrap(), outside.parse().unwrap());
         let syn = packet(input.v6, &header(THEIRS, 0, 2, 64_000, &input.options), 0);
         let meta = parse(syn.head(), syn.len()).expect("Ethernet");
-        let Some(s) = Segment::read(&syn, &meta) else { return };
+        let Some(s) = Segment::read(&syn, &meta) else {
+            return;
+        };
         let mut now = Nanos(3_600_000_000_000);
         let mut m = Mirror::new(inside, outside, &s, ISS);
-        let mut io = Fake { free: 30_000, ..Fake::default() };
+        let mut io = Fake {
+            free: 30_000,
+            ..Fake::default()
+        };
         let mut out: Vec<Frame> = vec![];
         let mut fate = Fate::Lives;
         // What the container has been sent: the end of it.
@@ -148,13 +163,22 @@ fuzz_target!(|input: Input| {
         m.connected(now);
         for step in input.steps.into_iter().take(200) {
             let (frame, known) = match step {
-                Step::Near { seq, ack, flags, window, len } => {
+                Step::Near {
+                    seq,
+                    ack,
+                    flags,
+                    window,
+                    len,
+                } => {
                     let seq = theirs.wrapping_add_signed(seq.into());
                     let ack = end.wrapping_add_signed(ack.into());
                     let tcp = header(seq, ack, flags, window, &input.options);
                     (Some(packet(input.v6, &tcp, usize::from(len % 9000))), true)
                 }
-                Step::Raw(bytes) => (Some(packet(input.v6, &bytes[..bytes.len().min(1400)], 0)), false),
+                Step::Raw(bytes) => (
+                    Some(packet(input.v6, &bytes[..bytes.len().min(1400)], 0)),
+                    false,
+                ),
                 Step::Gives(n) if !io.ended => {
                     io.has += usize::from(n);
                     m.readable(false);
@@ -196,7 +220,10 @@ fuzz_target!(|input: Input| {
                         m.keep(&mut frame, &meta, input.room);
                     }
                 } else {
-                    assert!(!known || input.options.len() > 40, "a sound segment is read");
+                    assert!(
+                        !known || input.options.len() > 40,
+                        "a sound segment is read"
+                    );
                 }
             }
             if fate == Fate::Lives {
