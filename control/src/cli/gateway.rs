@@ -38,10 +38,10 @@ pub(super) struct Set {
     #[arg(long, value_delimiter = ',', value_name = "ADDRESS/LEN", value_parser = with_length)]
     addresses: Option<Vec<Cidr>>,
     /// With --host-uplink on: the gateway's own addresses reach the host's loopback [default: off].
-    #[arg(long, value_name = "on|off", value_parser = BoolishValueParser::new())]
+    #[arg(long, value_name = "on|off", value_parser = on_off)]
     host_loopback: Option<bool>,
     /// What no route leads to leaves by sockets of the host, as from an ordinary process; takes no privilege.
-    #[arg(long, value_name = "on|off", value_parser = BoolishValueParser::new())]
+    #[arg(long, value_name = "on|off", value_parser = on_off)]
     host_uplink: Option<bool>,
     /// MAC address [default: made of the network's name].
     #[arg(long)]
@@ -246,10 +246,6 @@ fn row(n: &NetworkView) -> Option<Vec<String>> {
     let g = n.config.gateway.as_ref()?;
     let addresses: Vec<String> = g.addresses.iter().map(ToString::to_string).collect();
     let routes = g.routes.iter().map(|r| format!("{} by {}", r.to, r.via));
-    let host = g
-        .host_uplink
-        .iter()
-        .map(|_| "others by the host".to_owned());
     Some(vec![
         n.name.clone(),
         addresses.join(","),

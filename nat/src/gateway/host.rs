@@ -110,6 +110,7 @@ impl Gateway {
             uplink: true,
             host: None,
             snat: None,
+            nptv6: Vec::new(),
         });
         let slirp = Slirp::new(merged, self.host.watch.clone(), seed);
         self.host.uplink = Some(Box::new(Uplink { interface, slirp }));
