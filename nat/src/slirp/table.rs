@@ -184,7 +184,7 @@ mod tests {
             t.insert(second(port.into()), key(port), worth);
         }
         assert!(t.is_full());
-        let mut least = |t: &mut Table<u8>, now| {
+        let least = |t: &mut Table<u8>, now| {
             let i = t.least(second(now), |w| *w)?;
             let port = t.get(i)?.key.inside.port();
             t.remove(i);
