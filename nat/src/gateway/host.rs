@@ -25,7 +25,7 @@ use vswitch_core::frame::{DropReason, Entry, Frame, Verdict};
 use vswitch_core::port::PortId;
 use vswitch_core::stats::PortCounters;
 use vswitch_core::wire::{self, MacAddr};
-use vswitch_core::worker::{Cx, Origin, Ready, Watch};
+use vswitch_core::worker::{Cx, Origin, Ready, Step, Watch};
 
 /// What stands for the host's sockets where a network is named; no network has this index.
 pub(super) const HOST: NetworkId = NetworkId(u16::MAX);
@@ -149,6 +149,10 @@ impl Gateway {
         cx: &mut Cx,
         e: &mut Entry,
     ) -> Result<Outcome, DropReason> {
+        if cx.is_dry() {
+            cx.note(|| Step::new("host", "send").detail("by a socket of the host"));
+            return Ok(Outcome::Held);
+        }
         self.end_host_flows();
         let uplink = self.host.uplink.as_deref_mut();
         let uplink = uplink.ok_or(DropReason::NoRoute)?;
@@ -189,7 +193,7 @@ impl Gateway {
 
     /// Sends what the backend has for containers, if anything can have changed.
     pub(super) fn flush_host(&mut self, cx: &mut Cx, bridge: &mut Bridge) {
-        if !std::mem::take(&mut self.host.given) {
+        if cx.is_dry() || !std::mem::take(&mut self.host.given) {
             return;
         }
         let Some(uplink) = self.host.uplink.as_deref_mut() else {

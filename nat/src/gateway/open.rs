@@ -94,10 +94,14 @@ impl Gateway {
             match self.inbound(cx, bridge, network, original.proto, src, asked) {
                 Some(found) => (dst, inside, through) = found,
                 None => match self.host_loopback(network, original.proto, asked) {
-                    Some(_) if self.serve(cx, bridge, network, e) => {
-                        return Err(DropReason::Consumed);
+                    Some(to) => {
+                        // It is the gateway's address, whatever stands behind it.
+                        self.judge_local(cx, bridge, network, e)?;
+                        if self.serve(cx, bridge, network, e) {
+                            return Err(DropReason::Consumed);
+                        }
+                        dst = to;
                     }
-                    Some(to) => dst = to,
                     None => return self.local(cx, bridge, network, e).map(|o| (o, None)),
                 },
             }
