@@ -206,6 +206,13 @@ fn policy_holds_for_what_leaves_by_the_host() {
     let said = peer(&a, &["attempt", FAR[1], "7000"]);
     assert_eq!(said, "ConnectionRefusedError 111");
     d.ctl(&["policy", "del", "out"]);
+    // Asked about only, no socket is opened.
+    let connections = d.ctl_json(&["conntrack", "count"])["connections"].clone();
+    let args = ["--from", "a", "--src-ip", "192.0.2.10", "--dst-ip", FAR[0]];
+    let told = d.ctl(&[&["trace"], &args[..], &["--dport", "7000"]].concat());
+    assert!(told.contains("by a socket of the host"), "{told}");
+    let now = d.ctl_json(&["conntrack", "count"])["connections"].clone();
+    assert_eq!(now, connections);
     let shown = d.ctl(&["gateway", "show"]);
     assert!(shown.contains("host-uplink"), "{shown}");
     d.ctl(&["gateway", "set", "lan", "--host-uplink", "off"]);
