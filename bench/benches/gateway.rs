@@ -140,6 +140,7 @@ fn gateway(cx: &mut Cx) -> Pipeline {
     let interface = |network: NetworkId, snat: Option<SnatConfig>| {
         let i = usize::from(network.0);
         InterfaceConfig {
+            host: None,
             network,
             vid: 0,
             mac: GATEWAYS[i],

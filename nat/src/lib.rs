@@ -24,7 +24,9 @@ pub mod portalloc;
 pub mod reply;
 pub mod rewrite;
 pub mod service;
+pub mod slirp;
 mod verify;
 
 pub use endpoint::Endpoint;
 pub use pipeline::Pipeline;
+pub use slirp::HostConfig;

@@ -6,7 +6,7 @@ use vswitch_core::clock::Nanos;
 use vswitch_core::frame::{Batch, DropReason, Frame};
 use vswitch_core::port::PortId;
 use vswitch_core::wire::Meta;
-use vswitch_core::worker::{Cx, Stage, Sync};
+use vswitch_core::worker::{Cx, Ready, Stage, Sync, Watch};
 
 /// What a worker runs over every batch. The gateway isn't a stage beside the bridge but behind it, because what it routes goes
 /// through the bridge once more.
@@ -51,6 +51,14 @@ impl Stage for Pipeline {
 
     fn link_changed(&mut self, cx: &mut Cx, port: PortId, up: bool) {
         self.bridge.link_changed(cx, port, up);
+    }
+
+    fn watch(&mut self, watch: Watch) {
+        self.gateway.set_watch(watch);
+    }
+
+    fn ready(&mut self, cx: &mut Cx, events: &[Ready]) {
+        self.gateway.host_ready(cx, &mut self.bridge, events);
     }
 
     fn sync(&mut self, cx: &mut Cx, news: &Sync) {

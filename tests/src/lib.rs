@@ -56,6 +56,7 @@ mod node;
 mod process;
 mod skip;
 mod traffic;
+mod user;
 
 pub use capture::{Capture, tshark_fields};
 pub use daemon::{Daemon, DaemonBuilder, program};

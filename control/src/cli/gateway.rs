@@ -37,6 +37,12 @@ pub(super) struct Set {
     /// Addresses with the length of the network's prefix.
     #[arg(long, value_delimiter = ',', value_name = "ADDRESS/LEN", value_parser = with_length)]
     addresses: Option<Vec<Cidr>>,
+    /// With --host-uplink on: the gateway's own addresses reach the host's loopback [default: off].
+    #[arg(long, value_name = "on|off", value_parser = on_off)]
+    host_loopback: Option<bool>,
+    /// What no route leads to leaves by sockets of the host, as from an ordinary process; takes no privilege.
+    #[arg(long, value_name = "on|off", value_parser = on_off)]
+    host_uplink: Option<bool>,
     /// MAC address [default: made of the network's name].
     #[arg(long)]
     mac: Option<Mac>,
@@ -125,6 +131,15 @@ impl Set {
         put("mtu", self.mtu.map(Value::from));
         put("vlan", self.vlan.map(Value::from));
         put("uplink", self.uplink.map(Value::from));
+        let loopback = self.host_loopback.map(|on| json!({"loopback": on}));
+        put(
+            "host_uplink",
+            match self.host_uplink {
+                Some(false) => Some(Value::Null),
+                Some(true) => Some(loopback.unwrap_or_else(|| json!({}))),
+                None => loopback,
+            },
+        );
         let mut nat = Map::new();
         nat.extend(self.nat.map(|on| ("off".to_owned(), Value::from(!on))));
         let addresses = self.nat_addresses.as_ref();
@@ -247,6 +262,7 @@ fn options(g: &crate::model::Gateway) -> String {
     let nat = g.nat.as_ref().map_or(g.uplink, |n| !n.off);
     let on = [
         ("uplink", g.uplink),
+        ("host-uplink", g.host_uplink.is_some()),
         ("nat", nat),
         ("dhcp", g.dhcp.is_some()),
         ("ra", g.ra.is_some()),

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use utoipa::ToSchema;
 use vswitch_core::bridge::NetworkId;
 use vswitch_core::wire::MacAddr;
+use vswitch_nat::HostConfig;
 use vswitch_nat::gateway::{
     GatewayConfig, InterfaceConfig, MAX_ROUTES, Route, SnatConfig, contains,
 };
@@ -34,6 +35,9 @@ pub struct Gateway {
     /// The network leads outside: what comes from it gets in only if it was asked for, or is published.
     #[serde(default)]
     pub uplink: bool,
+    /// Connections to wherever no route leads leave by sockets of the host, as an ordinary process's do; takes no privilege.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_uplink: Option<HostUplink>,
     /// Source translation of connections that leave by this network; masquerade for an uplink, none for others by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nat: Option<Nat>,
@@ -52,6 +56,14 @@ pub struct Gateway {
     /// DNS; off by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dns: Option<Dns>,
+}
+
+/// The way out by sockets of the host.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct HostUplink {
+    /// TCP and UDP to the gateway's own addresses reach the host's loopback (127.0.0.1, ::1), but for what the gateway serves itself.
+    pub loopback: bool,
 }
 
 /// Source translation (SNAT).
@@ -235,6 +247,11 @@ impl Gateway {
             let reason = format!("{} is out of range", self.mtu);
             return at("mtu", reason, "use 576 to 65535 bytes");
         }
+        if self.uplink && self.host_uplink.is_some() {
+            let reason = "an uplink's own connections don't leave by the host".to_owned();
+            let remedy = "set either uplink or host_uplink";
+            return at("host_uplink", reason, remedy);
+        }
         match self.vlan {
             Some(v) if !network.vlan_aware || !(1..=4094).contains(&v) => {
                 let reason = format!("VLAN {v} can't be");
@@ -339,6 +356,9 @@ impl Topology {
                 addresses: g.addresses.iter().map(|c| c.0).collect(),
                 mtu: g.mtu,
                 uplink: g.uplink,
+                host: g.host_uplink.as_ref().map(|h| HostConfig {
+                    loopback: h.loopback,
+                }),
                 snat: g.snat(),
                 nptv6: g.nptv6(),
             });

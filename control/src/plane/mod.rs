@@ -91,6 +91,8 @@ pub struct Plane {
     last_capture: u32,
     /// What gateways hold and drop themselves, by worker.
     gateway_counters: Vec<Arc<PortCounters>>,
+    /// What went to the host's sockets and came from them, by worker.
+    host_counters: Vec<Arc<PortCounters>>,
     /// Counters of ports that are gone, so that totals never go back.
     retired: Totals,
     serving: services::Serving,
@@ -115,7 +117,9 @@ impl Plane {
         watches: mpsc::UnboundedSender<Watch>,
     ) -> Plane {
         let counters = |w: &WorkerHandle<Pipeline>| w.call(|w| w.stage.gateway.counters()).ok();
+        let host = |w: &WorkerHandle<Pipeline>| w.call(|w| w.stage.gateway.host_counters()).ok();
         Plane {
+            host_counters: workers.iter().filter_map(host).collect(),
             gateway_counters: workers.iter().filter_map(counters).collect(),
             workers,
             shared,

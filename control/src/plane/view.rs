@@ -17,6 +17,8 @@ use vswitch_core::stats::{Counter, PortCounters};
 
 /// What stands for the gateway where ports are named; no port can have this name.
 const GATEWAY: &str = "@gateway";
+/// The same for the host's sockets.
+const HOST: &str = "@host";
 
 /// Buckets of an FDB looked at between two turns.
 const DUMP_CHUNK: usize = 4096;
@@ -345,7 +347,12 @@ impl Plane {
         let ports = self.ports.iter().map(|(n, l)| (n.as_str(), &l.counters));
         let gateways = self.desired.networks.values().any(|n| n.gateway.is_some());
         let gateway = (GATEWAY, &self.gateway_counters);
-        for (name, counters) in ports.chain(gateways.then_some(gateway)) {
+        // What it has counted stays in the totals when it is turned off.
+        let used = |c: &Arc<PortCounters>| c.tx_frames.get() > 0 || c.rx_frames.get() > 0;
+        let by_host = self.host_counters.iter().any(used);
+        let host = by_host.then_some((HOST, &self.host_counters));
+        let ports = ports.chain(gateways.then_some(gateway)).chain(host);
+        for (name, counters) in ports {
             stats.totals.add_counters(counters);
             let network = self.desired.ports.get(name).map(|p| p.network.clone());
             let sum = |f: fn(&PortCounters) -> &Counter| -> u64 {

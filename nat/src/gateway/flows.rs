@@ -3,6 +3,7 @@
 //! A [`Flow`] lies in a slab and is found by the number that its connection carries. It ends with its connection, which gives its
 //! port lease back. In the slab it is 32 bytes ([`Kept`]), as addresses and ports are in its connection's tuples.
 
+use super::host::HOST;
 use super::interface::InterfaceConfig;
 use super::route::Routes;
 use crate::Endpoint;
@@ -13,7 +14,7 @@ use crate::portalloc::{
 use crate::rewrite::{Change, Rewrite};
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use vswitch_core::bridge::NetworkId;
 use vswitch_core::clock::Nanos;
@@ -295,6 +296,8 @@ pub(crate) struct Flows {
     /// Leases of mappings that flows came in by: few flows have one.
     inside: HashMap<u32, Leased, RandomState>,
     pub(crate) pools: Pools,
+    /// Connections by the host's sockets that have ended since somebody looked.
+    pub(crate) host_ended: Vec<Ended>,
 }
 
 /// Where the packets of a connection's directions really go.
@@ -302,6 +305,10 @@ fn targets(conn: &Conn) -> [IpAddr; 2] {
     let of = |dir| conn.tuple(dir).src();
     [of(Dir::Reply), of(Dir::Original)]
 }
+
+/// A connection by the host's sockets: protocol, the container's end, the other one as the host knows it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ended(pub(crate) u8, pub(crate) SocketAddr, pub(crate) SocketAddr);
 
 impl Flows {
     /// For at most so many. Memory is taken as it is used.
@@ -315,6 +322,7 @@ impl Flows {
             routers: Vec::new(),
             inside: HashMap::default(),
             pools: Pools::default(),
+            host_ended: Vec::new(),
         }
     }
 
@@ -459,6 +467,12 @@ impl Flows {
     pub(crate) fn ended(&mut self, conn: &Conn, now: Nanos) {
         let i = conn.user().nat;
         if i != NONE {
+            if self.kept(i).is_some_and(|k| k.ways[0].network == HOST) {
+                let (from, to) = (conn.tuple(Dir::Original), conn.tuple(Dir::Reply));
+                let inside = (from.src(), from.src_port).into();
+                let outside = (to.src(), to.src_port).into();
+                self.host_ended.push(Ended(from.proto, inside, outside));
+            }
             self.remove(i, now, targets(conn)[0]);
         }
     }

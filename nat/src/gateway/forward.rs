@@ -5,6 +5,7 @@
 //! fragments with the first ([`super::fragments`]).
 
 use super::flows::Way;
+use super::host::HOST;
 use super::neigh::Resolved;
 use super::{Gateway, local};
 use crate::conntrack::{ConnId, Dir, Packet, Track, Tuple, proto};
@@ -236,6 +237,9 @@ impl Gateway {
         e: &mut Entry,
     ) -> Result<Outcome, DropReason> {
         let Way { network: out, hop } = way;
+        if out == HOST {
+            return self.give_to_host(cx, e);
+        }
         let own = self.interface(out).ok_or(DropReason::NoRoute)?;
         let (vid, mac) = (own.config.vid, own.config.mac);
         let resolved = self.resolve(cx, out, hop);

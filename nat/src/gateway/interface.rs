@@ -3,6 +3,7 @@
 use super::flows::SnatConfig;
 use super::route::contains;
 use crate::nptv6::Nptv6;
+use crate::slirp::HostConfig;
 use std::net::{IpAddr, Ipv6Addr};
 use vswitch_core::bridge::NetworkId;
 use vswitch_core::wire::MacAddr;
@@ -22,6 +23,8 @@ pub struct InterfaceConfig {
     pub mtu: u32,
     /// The network leads outside: nothing comes in from it that wasn't asked for or published.
     pub uplink: bool,
+    /// Sockets of the host take what no route leads to.
+    pub host: Option<HostConfig>,
     /// Source translation of what leaves by it.
     pub snat: Option<SnatConfig>,
     /// Prefixes that are translated towards the network, instead of addresses (RFC 6296).
@@ -108,6 +111,7 @@ mod tests {
             addresses: vec![(ip("192.0.2.1"), 25), (ip("2001:db8::1"), 64)],
             mtu: 1500,
             uplink: false,
+            host: None,
             snat: None,
             nptv6: vec![],
         });

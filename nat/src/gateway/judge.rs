@@ -113,6 +113,9 @@ pub(super) fn tell(cx: &mut Cx, policy: &Compiled, decision: Decision, key: &Key
 impl Gateway {
     /// The port that the next hop of a way is at.
     fn port_of(&mut self, cx: &mut Cx, bridge: &mut Bridge, way: Way) -> To {
+        if way.network == super::host::HOST {
+            return To::Known(None);
+        }
         let Some(vid) = self.interface(way.network).map(|i| i.config.vid) else {
             return To::Nowhere;
         };

@@ -19,6 +19,7 @@ mod dry;
 mod flows;
 mod forward;
 mod fragments;
+mod host;
 mod interface;
 mod judge;
 mod local;
@@ -116,6 +117,8 @@ pub struct Gateway {
     services: services::Services,
     /// UDP from uplinks doesn't keep its connections alive.
     ignores_inbound: bool,
+    /// The way out by sockets of the host.
+    host: host::Host,
     /// Goes up when routes change.
     epoch: u32,
     draw: u64,
@@ -144,6 +147,7 @@ impl Default for Gateway {
             ingress: PortId::default(),
             services: services::Services::default(),
             ignores_inbound: false,
+            host: host::Host::default(),
             epoch: 0,
             draw: 0,
             counters: Arc::default(),
@@ -191,6 +195,7 @@ impl Gateway {
             bridge.set_gateway(c.network, Some((c.vid, c.mac)));
             self.interfaces[i] = Some(Interface::new(c.clone()));
         }
+        routes.extend(host::routes(config));
         self.routes = Routes::new(routes);
         self.epoch = self.epoch.wrapping_add(1);
         self.published = Published::new(&config.published);
@@ -198,6 +203,7 @@ impl Gateway {
         self.configure_prefixes(cx.now, config);
         if cx.worker.0 == 0 {
             self.configure_tracking(cx.now, config);
+            self.configure_host(config);
         }
     }
 
@@ -255,6 +261,9 @@ impl Gateway {
     }
 
     fn interface(&self, network: NetworkId) -> Option<&Interface> {
+        if network == host::HOST {
+            return self.host.uplink.as_deref().map(|u| &u.interface);
+        }
         self.interfaces.get(usize::from(network.0))?.as_ref()
     }
 
@@ -315,6 +324,7 @@ impl Gateway {
                 _ => {}
             }
         }
+        self.flush_host(cx, bridge);
     }
 
     /// The verdict on a packet the gateway is done with.
@@ -368,6 +378,7 @@ impl Gateway {
         }
         self.due = due;
         let next = next.min(self.tick_services(cx, bridge));
+        let next = next.min(self.tick_host(cx, bridge));
         let mut next = next.min(self.age_fragments(cx.now));
         next = next.min(self.age_awaiting(cx.now));
         if let Some(tracking) = self.tracking.as_deref_mut() {

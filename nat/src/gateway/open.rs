@@ -8,6 +8,7 @@
 use super::dry::Leads;
 use super::flows::{Flow, Way, ZONE};
 use super::forward::{Follow, Outcome};
+use super::host::HOST;
 use super::judge::Judged;
 use super::prefix::Mapped;
 use super::{Gateway, flows};
@@ -92,7 +93,17 @@ impl Gateway {
         if addressed {
             match self.inbound(cx, bridge, network, original.proto, src, asked) {
                 Some(found) => (dst, inside, through) = found,
-                None => return self.local(cx, bridge, network, e).map(|o| (o, None)),
+                None => match self.host_loopback(network, original.proto, asked) {
+                    Some(to) => {
+                        // It is the gateway's address, whatever stands behind it.
+                        self.judge_local(cx, bridge, network, e)?;
+                        if self.serve(cx, bridge, network, e) {
+                            return Err(DropReason::Consumed);
+                        }
+                        dst = to;
+                    }
+                    None => return self.local(cx, bridge, network, e).map(|o| (o, None)),
+                },
             }
         }
         let mut towards = None;
@@ -181,7 +192,9 @@ impl Gateway {
         tuple: &Tuple,
         addressed: bool,
     ) -> Result<Option<(Way, Judged)>, DropReason> {
-        let Some((route, hop)) = self.routes.find(tuple.dst()) else {
+        let host = self.has_host(network);
+        let found = self.routes.find(tuple.dst());
+        let Some((route, hop)) = found.filter(|(r, _)| host || r.network != HOST) else {
             cx.note(|| Step::new("route", "none").detail(tuple.dst()));
             self.answer(cx, bridge, network, e, Cause::NetUnreachable);
             return Err(DropReason::NoRoute);

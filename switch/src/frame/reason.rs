@@ -91,6 +91,8 @@ reasons! {
     ConntrackFull = "conntrack_full",
     /// No external port is free for the connection.
     NatExhausted = "nat_exhausted",
+    /// No socket of the host could take it: forbidden, not possible there, or none was left.
+    HostSocket = "host_socket",
     /// A fragment that overlaps, repeats or lacks others.
     Fragment = "fragment",
     /// An L3 header that the gateway can't work on.

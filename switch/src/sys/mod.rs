@@ -9,5 +9,6 @@ pub mod packet;
 pub mod pidfd;
 pub mod ring;
 pub mod scm;
+pub mod sock;
 pub mod steer;
 pub mod tun;

@@ -198,6 +198,7 @@ pub struct Cx {
     pub(crate) wake_at: Option<Nanos>,
     /// Decisions about a frame that is only asked about.
     pub(crate) trace: Option<Vec<Step>>,
+    pub(crate) again: bool,
 }
 
 /// Most events and news gathered in a turn; more are lost (a flood of new MACs must not grow a list).
@@ -242,6 +243,11 @@ impl Cx {
     /// Asks to be ticked at `due` or earlier; for a timer that begins outside of [`crate::worker::Stage::tick`].
     pub fn tick_by(&mut self, due: Nanos) {
         self.wake_at = Some(self.wake_at.map_or(due, |t| t.min(due)));
+    }
+
+    /// Asks for a call of [`crate::worker::Stage::ready`] in the next turn, which comes at once.
+    pub fn again(&mut self) {
+        self.again = true;
     }
 
     /// Whether a further piece of news would be told, not lost.

@@ -22,6 +22,7 @@ mod stage;
 mod taps;
 mod trace;
 mod turn;
+mod watch;
 
 pub use cx::{Cx, Event, EventSink, Origin, Sync};
 pub use handle::{Gone, WorkerConfig, WorkerHandle, spawn};
@@ -29,3 +30,4 @@ pub use output::{LinkState, PortSetup};
 pub use stage::Stage;
 pub use trace::{Leaving, Outcome, Step, Trace};
 pub use turn::Worker;
+pub use watch::{Ready, Watch};

@@ -1,6 +1,6 @@
 //! What a worker does to batches: the stages.
 
-use super::{Cx, Sync};
+use super::{Cx, Ready, Sync, Watch};
 use crate::clock::Nanos;
 use crate::frame::{Batch, DropReason, Frame};
 use crate::port::PortId;
@@ -35,6 +35,12 @@ pub trait Stage: Send + 'static {
 
     /// A port came up or went down.
     fn link_changed(&mut self, _cx: &mut Cx, _port: PortId, _up: bool) {}
+
+    /// Once, when the worker begins: how to have descriptors of the stage's own watched.
+    fn watch(&mut self, _watch: Watch) {}
+
+    /// Descriptors that are watched are ready, or the stage has asked for another turn ([`Cx::again`]).
+    fn ready(&mut self, _cx: &mut Cx, _events: &[Ready]) {}
 
     /// News from another worker.
     fn sync(&mut self, _cx: &mut Cx, _news: &Sync) {}

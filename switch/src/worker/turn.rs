@@ -4,7 +4,7 @@ use super::handle::{Command, WAKE_TOKEN};
 use super::output::{Inbound, Outputs, Peer};
 use super::pace::Pace;
 use super::share::Load;
-use super::{Cx, EventSink, LinkState, Stage, WorkerConfig};
+use super::{Cx, EventSink, LinkState, Ready, Stage, WorkerConfig};
 use crate::capture::{Receipts, TurnClock};
 use crate::clock::{Clock, Nanos};
 use crate::frame::{self, Batch, DropReason, FloodSet, Verdict};
@@ -50,8 +50,10 @@ pub struct Worker<S: Stage> {
     /// Bytes received in this turn.
     turn_bytes: usize,
     pub(super) next_tick: Nanos,
-    last_work: Nanos,
-    trimmed: bool,
+    pub(super) last_work: Nanos,
+    pub(super) trimmed: bool,
+    /// Descriptors of the stage that are ready.
+    pub(super) ready: Vec<Ready>,
     stopping: bool,
 }
 
@@ -105,12 +107,14 @@ impl<S: Stage> Worker<S> {
             next_tick: Nanos(0),
             last_work: Nanos(0),
             trimmed: true,
+            ready: Vec::new(),
             stopping: false,
         }
     }
 
     /// Turns until stopped.
     pub(super) fn run(mut self) {
+        self.offer_watch();
         while !self.stopping {
             self.turn();
         }
@@ -148,6 +152,7 @@ impl<S: Stage> Worker<S> {
             self.pace.worked(self.cx.now, self.turn_bytes);
             self.load.worked(self.cx.now);
         }
+        self.serve_watched();
         if self.cx.now >= self.next_tick {
             self.tick();
         }
@@ -158,7 +163,7 @@ impl<S: Stage> Worker<S> {
 
     /// Waits for events: not at all while ports are active, else until the next deadline.
     fn sleep(&mut self) {
-        let busy = !self.active.is_empty() || self.pace.spins(self.cx.now);
+        let busy = !self.active.is_empty() || self.cx.again || self.pace.spins(self.cx.now);
         let timeout = if busy {
             Some(Duration::ZERO)
         } else {
@@ -178,6 +183,10 @@ impl<S: Stage> Worker<S> {
         let mut write_ready = arrayvec::ArrayVec::<PortId, EVENTS>::new();
         for e in &self.events {
             if e.token() == WAKE_TOKEN {
+                continue;
+            }
+            if let Some(ready) = Ready::of(e) {
+                self.ready.push(ready);
                 continue;
             }
             let port = PortId(e.token().0 as u16);
@@ -332,7 +341,7 @@ impl<S: Stage> Worker<S> {
     }
 
     /// After stages or a command ran: sends what they emitted, flushes, reports.
-    fn finish_call(&mut self) {
+    pub(super) fn finish_call(&mut self) {
         for (to, frame, origin) in self.cx.emits.drain(..) {
             self.out.emit(to, frame, origin);
         }

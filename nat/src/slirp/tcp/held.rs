@@ -1,0 +1,86 @@
+//! Segments that the host socket is to take yet: what it refused, and what came ahead of something lost.
+
+use super::segment::{FIN, Segment};
+use super::{Fate, Mirror, Phase, Stream, before};
+use vswitch_core::frame::Frame;
+use vswitch_core::wire::Meta;
+
+/// Frames that wait for one connection.
+const FRAMES: usize = 64;
+
+#[derive(Debug)]
+struct Waiting {
+    seq: u32,
+    end: u32,
+    frame: Frame,
+    meta: Meta,
+}
+
+/// In order of their sequence numbers.
+#[derive(Debug, Default)]
+pub(super) struct Held(Vec<Waiting>);
+
+impl Mirror {
+    /// Frames that wait.
+    pub fn held(&self) -> usize {
+        self.held.0.len()
+    }
+
+    /// Keeps a segment that [`Mirror::input`] has seen, if there is something in it that is to be taken yet, and room. Otherwise the
+    /// container has to send it once more.
+    pub fn keep(&mut self, frame: &mut Frame, meta: &Meta, room: bool) {
+        if self.phase != Phase::Open || self.rcv_fin {
+            return;
+        }
+        let Some(s) = Segment::read(frame, meta) else {
+            return;
+        };
+        let (seq, fin) = (s.seq, s.has(FIN));
+        let end = seq.wrapping_add(s.len()).wrapping_add(u32::from(fin));
+        let wanted = before(self.rcv_next, end) && before(seq, self.rcv_edge);
+        if !wanted || s.flags & (super::RST | super::SYN) != 0 {
+            return;
+        }
+        let is_ahead = before(self.rcv_next, seq);
+        if !room || self.held.0.len() >= FRAMES {
+            self.refused |= !is_ahead;
+            return;
+        }
+        let at = self.held.0.partition_point(|w| before(w.seq, seq));
+        let known = |w: &Waiting| !before(seq, w.seq) && !before(w.end, end);
+        if self.held.0.iter().any(known) {
+            return;
+        }
+        let waiting = Waiting {
+            seq,
+            end,
+            frame: std::mem::take(frame),
+            meta: *meta,
+        };
+        self.held.0.insert(at, waiting);
+    }
+
+    /// Gives the host socket what waits, as far as it is next and as it takes it.
+    pub(super) fn take_held(&mut self, io: &mut impl Stream, out: &mut Vec<Frame>) -> Fate {
+        while let Some(first) = self.held.0.first() {
+            if before(self.rcv_next, first.seq) {
+                break;
+            }
+            let first = self.held.0.remove(0);
+            if self.rcv_fin || !before(self.rcv_next, first.end) {
+                continue;
+            }
+            let Some(s) = Segment::read(&first.frame, &first.meta) else {
+                continue;
+            };
+            if self.take(&s, io, out) == Fate::Ends {
+                return Fate::Ends;
+            }
+            if !self.rcv_fin && before(self.rcv_next, first.end) {
+                self.held.0.insert(0, first);
+                break;
+            }
+        }
+        Fate::Lives
+    }
+}

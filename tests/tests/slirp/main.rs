@@ -1,0 +1,6 @@
+//! Containers that reach outside by sockets of the host, with real kernels at both ends.
+
+mod datagrams;
+mod rig;
+mod rootless;
+mod tcp;
