@@ -43,6 +43,7 @@ pub(crate) struct Rig {
 /// The configuration with a default route by this router.
 pub(crate) fn config(router: Ipv4Addr) -> GatewayConfig {
     let interface = |n: u16, snat: Option<SnatConfig>| InterfaceConfig {
+        host: None,
         network: NetworkId(n),
         vid: 0,
         mac: GATEWAYS[usize::from(n)],
