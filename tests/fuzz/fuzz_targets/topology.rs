@@ -44,10 +44,10 @@ fuzz_target!(|text: &str| {
     let all = sections + usize::from(topology.conntrack != Topology::default().conntrack);
     assert_eq!(diff(&Topology::default(), &topology).len(), all);
     assert_eq!(diff(&topology, &Topology::default()).len(), all);
-    topology.to_gateway(|_| Some(NetworkId(0)));
-    topology.to_services(|_| Some(NetworkId(0)), |_| None);
+    let _ = topology.to_gateway(|_| Some(NetworkId(0)));
+    let _ = topology.to_services(|_| Some(NetworkId(0)), |_| None);
     for network in topology.networks.values() {
-        network.to_bridge();
+        let _ = network.to_bridge();
     }
     for port in topology.ports.values() {
         port.to_bridge(NetworkId(0));
