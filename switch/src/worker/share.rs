@@ -7,7 +7,7 @@
 //! (TUNSETQUEUE, drivers/net/tun.c): the kernel gives them nothing. The first measures how much of its time goes into turns with
 //! work. When that has been nearly all of it for some windows on end, it asks the others to attach their queues of the ports
 //! that are busy. The kernel gives a flow to the queue that its answers came by, so flows that are there already would stay; for a
-//! moment the first worker therefore hands half of the flows' frames to the others to send, and both directions follow. A worker
+//! moment all workers therefore hand the frames of flows that are another's by number to that one to send, and both directions follow. A worker
 //! that has helped for a while and found that both would fit into one gives the queues back. If that turns out wrong, the next
 //! request waits longer, so that nothing flaps.
 
@@ -173,7 +173,7 @@ impl<S: Stage> Worker<S> {
         }
         let workers = u32::from(self.cx.worker.1);
         let index = flow(frame.head(), meta)? % workers;
-        (index != 0).then_some(index as usize)
+        (index != u32::from(self.cx.worker.0)).then_some(index as usize)
     }
 
     /// The first worker asks for help with a port.
@@ -182,6 +182,9 @@ impl<S: Stage> Worker<S> {
             && let Some(io) = &mut slot.io
             && io.set_attached(true)
         {
+            // The kernel gives a part of the flows by a hash of its own: ours are those of our number.
+            slot.helped = true;
+            self.load.moving = self.cx.now.after(MOVING);
             if self.load.helping.is_empty() {
                 self.load.since = self.cx.now;
                 self.load.busy = Duration::ZERO;
@@ -235,6 +238,7 @@ impl<S: Stage> Worker<S> {
         if let Some(slot) = self.out.slot(port)
             && let Some(io) = &mut slot.io
         {
+            slot.helped = false;
             io.set_attached(false);
         }
         let told = first.inbox.push(Inbound::Helped(port)).is_ok();

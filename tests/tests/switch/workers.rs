@@ -115,7 +115,7 @@ fn a_second_worker_helps_under_load_only() {
     assert_eq!([&a, &b, &still].map(queues), [1, 1, 1]);
     let _server = b.iperf3_server();
     let before = ticks(&d);
-    let load = ["iperf3", "--client", "192.0.2.2", "-t", "6", "-P", "8"];
+    let load = ["iperf3", "--client", "192.0.2.2", "-t", "6", "-P", "16"];
     let mut run = a.spawn(&load);
     wait_until("both busy ports have two queues", || {
         (queues(&a), queues(&b)) == (2, 2)
@@ -140,7 +140,7 @@ fn a_second_worker_helps_under_load_only() {
     let e = container(&d, &lab, "e", "192.0.2.5/24", &["--type", "veth"]);
     let _other = e.iperf3_server();
     let before = ticks(&d);
-    let run = c.iperf3("192.0.2.5", &["-t", "4", "-P", "8"]);
+    let run = c.iperf3("192.0.2.5", &["-t", "4", "-P", "16"]);
     assert!(run.received_bytes > 1 << 24);
     let used: Vec<u64> = ticks(&d).iter().zip(&before).map(|(n, b)| n - b).collect();
     println!("veth: ticks of the workers: {used:?}");
