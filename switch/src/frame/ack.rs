@@ -47,25 +47,22 @@ impl<'a> Ack<'a> {
             return None;
         }
         let at = |back: usize| head.get(l4.checked_sub(back)?..l4);
+        let says = |len: &[u8; 2], whole: usize| usize::from(u16::from_be_bytes(*len)) == whole;
         let v4 = match (at(22), at(42)) {
-            (Some([8, 0, 0x45, _, len @ ..]), _)
-                if usize::from(len[0]) << 8 | usize::from(len[1]) == 20 + header =>
+            // Not a fragment, TCP.
+            (Some([8, 0, 0x45, _, l1, l2, _, _, flags, 0, _, 6, ..]), _)
+                if says(&[*l1, *l2], 20 + header) && flags & 0x3f == 0 =>
             {
-                // Not a fragment, TCP.
-                (len[4] & 0x3f, len[5], len[7]) == (0, 0, 6)
+                true
             }
-            (_, Some([0x86, 0xdd, version, _, _, _, len1, len2, 6, ..]))
-                if version >> 4 == 6 && usize::from(*len1) << 8 | usize::from(*len2) == header =>
+            (_, Some([0x86, 0xdd, version, _, _, _, l1, l2, 6, ..]))
+                if version >> 4 == 6 && says(&[*l1, *l2], header) =>
             {
-                return Some(Ack {
-                    frame: head,
-                    l4,
-                    v4: false,
-                });
+                false
             }
             _ => return None,
         };
-        v4.then_some(Ack {
+        Some(Ack {
             frame: head,
             l4,
             v4,

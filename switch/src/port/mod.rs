@@ -151,16 +151,8 @@ impl TxQueue {
     /// Appends a frame, or counts it dropped when the queue is full.
     pub fn push(&mut self, frame: Frame) {
         // A capture shows frames as they are for the container.
-        if self.joins
-            && self.taps.is_empty()
-            && let Some(last) = self.frames.back_mut()
-            && gro::merge(last, &frame)
-        {
-            self.joined += 1;
-            return;
-        }
         let frame = if self.joins && self.taps.is_empty() {
-            match ack::replace(self.frames.iter_mut().rev(), frame) {
+            match self.join(frame) {
                 Ok(()) => {
                     self.joined += 1;
                     return;
@@ -178,6 +170,16 @@ impl TxQueue {
             }
             self.tally.count_drop(DropReason::QueueFull);
         }
+    }
+
+    /// Joins a frame to one that waits; gives it back if there is none for it.
+    fn join(&mut self, frame: Frame) -> Result<(), Frame> {
+        if let Some(last) = self.frames.back_mut()
+            && gro::merge(last, &frame)
+        {
+            return Ok(());
+        }
+        ack::replace(self.frames.iter_mut().rev(), frame)
     }
 
     /// The frame to send next.
