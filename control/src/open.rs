@@ -99,13 +99,14 @@ fn open_packet(name: &str, port: &Port, workers: Workers) -> Result<Opened, Refu
             "name an interface of the daemon's namespace with --device",
         )
     })?;
+    let (group, join): (_, fn(u16) -> Fanout) = if workers.shared {
+        (Fanout::NewSteered, Fanout::JoinSteered)
+    } else {
+        (Fanout::New, Fanout::Join)
+    };
     let mut options = PacketOptions {
         promiscuous: true,
-        fanout: match (workers.count, workers.shared) {
-            (..=1, _) => None,
-            (_, false) => Some(Fanout::New),
-            (_, true) => Some(Fanout::NewSteered),
-        },
+        fanout: (workers.count > 1).then_some(group),
         receive: match port.receive {
             model::Receive::Socket => Receive::Socket,
             model::Receive::Ring => Receive::Ring {
@@ -117,11 +118,6 @@ fn open_packet(name: &str, port: &Port, workers: Workers) -> Result<Opened, Refu
     for _ in 0..workers.count {
         let queue = PacketPort::open_in_current_netns(device, options)
             .map_err(|e| refused(name, e, "AF_PACKET needs CAP_NET_RAW"))?;
-        let join = if workers.shared {
-            Fanout::JoinSteered
-        } else {
-            Fanout::Join
-        };
         options.fanout = queue.fanout().map(join);
         queues.push(Box::new(queue));
     }
