@@ -295,9 +295,11 @@ impl Plane {
         drop(listening.new);
         let mut again = Vec::new();
         for port in listening.closed {
-            let name = self.desired.host_ports().into_iter();
-            let name = name.filter(|(_, p)| *p == port).map(|(n, _)| n.to_owned());
-            let Some(name) = name.last() else { continue };
+            let mut all = self.desired.host_ports().into_iter();
+            let Some((name, _)) = all.find(|(_, p)| *p == port) else {
+                continue;
+            };
+            let name = name.to_owned();
             match listen::open(kind(port), port.at) {
                 Ok(fd) => again.push(self.enter_host_port(name, port, fd)),
                 Err(e) => {
@@ -404,5 +406,43 @@ impl Plane {
     pub fn published_views(&self) -> Vec<PublishedView> {
         let names = self.desired.publish.keys();
         names.filter_map(|n| self.published_view(n)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_refused_says_what_to_do() {
+        let port = |at: &str| HostPort {
+            proto: 6,
+            at: at.parse().unwrap(),
+        };
+        let privileged = io::Error::from_raw_os_error(listen::NOT_ALLOWED);
+        let said = refusal("web", port("127.0.0.1:80"), &privileged);
+        assert_eq!(said.status(), 403);
+        let text = said.to_string();
+        assert!(
+            text.starts_with("publishing port `web`: TCP 127.0.0.1:80 of the host is privileged")
+        );
+        assert!(
+            text.contains("sysctl net.ipv4.ip_unprivileged_port_start=80"),
+            "{text}"
+        );
+        let taken = io::Error::from_raw_os_error(listen::IN_USE);
+        assert_eq!(refusal("web", port("[::]:80"), &taken).status(), 409);
+    }
+
+    #[test]
+    fn sockets_of_one_port_clash_at_one_address() {
+        let port = |at: &str| HostPort {
+            proto: 6,
+            at: at.parse().unwrap(),
+        };
+        let all = port("0.0.0.0:80");
+        assert!(clash(all, port("127.0.0.1:80")) && clash(port("127.0.0.1:80"), all));
+        assert!(!clash(all, port("[::]:80")) && !clash(all, port("0.0.0.0:81")));
+        assert!(!clash(port("127.0.0.1:80"), port("127.0.0.2:80")));
     }
 }
