@@ -262,7 +262,7 @@ impl Gateway {
             Ok((Outcome::Held, _)) => {}
             Err(why) => {
                 self.host.counters.count_drop(why, 1);
-                self.refused_inbound(begins);
+                self.refused_inbound(begins, why);
             }
         }
     }
