@@ -188,3 +188,52 @@ fn a_port_taken_at_start_is_shown_and_tried_again() {
     assert_eq!(shown(&d, "web")["host"], json!(["0.0.0.0", "::"]));
     drop(outside);
 }
+
+#[test]
+fn what_a_container_listens_on_is_published_as_it_comes_and_goes() {
+    let lab = tap_lab!("pub-auto");
+    let Site { d, a, outside } = site(&lab, "1500");
+    let _server = serve(&a, "serve", "7000");
+    let own = serve(d.host(), "serve", "7600");
+    let add = |name: &str, protocol: &str| {
+        let to = "192.0.2.10,2001:db8:1::10";
+        let base = ["publish", "add", name, "--auto", "--ports", "7000-7999"];
+        d.ctl(&[&base[..], &["--to", to, "--protocol", protocol]].concat());
+    };
+    add("tcp", "tcp");
+    add("udp", "udp");
+    // At once what is there already.
+    assert_eq!(shown(&d, "tcp")["found"], json!([7000]));
+    for host in HOST {
+        assert_eq!(peer(&outside, &["echo", host, "7000", "hello"]), "5");
+    }
+    let said = peer(&outside, &["attempt", HOST[0], "7500"]);
+    assert_eq!(said, "ConnectionRefusedError 111");
+    let later = serve(&a, "serve", "7500");
+    let _taken = serve(&a, "serve", "7600");
+    let _datagrams = serve(&a, "datagrams", "7100");
+    let found = |name: &str, ports: Value| {
+        wait_until("what listens to be found", || {
+            shown(&d, name)["found"] == ports
+        });
+    };
+    found("tcp", json!([7000, 7500]));
+    found("udp", json!([7100]));
+    assert_eq!(peer(&outside, &["echo", HOST[0], "7500", "hello"]), "5");
+    let said = peer(&outside, &["who", HOST[0], "7100"]);
+    assert_eq!(said, "::ffff:198.51.100.254 same port");
+    // What the host has itself stays its own, for as long as it has it.
+    drop(own);
+    found("tcp", json!([7000, 7500, 7600]));
+    drop(later);
+    found("tcp", json!([7000, 7600]));
+    let said = peer(&outside, &["attempt", HOST[0], "7500"]);
+    assert_eq!(said, "ConnectionRefusedError 111");
+    let args = ["publish", "add", "no", "--auto", "--to", "192.0.2.99"];
+    let said = d.ctl_fails(&args);
+    assert!(said.contains("set netns"), "{said}");
+    d.ctl(&["publish", "del", "tcp"]);
+    let said = peer(&outside, &["attempt", HOST[0], "7000"]);
+    assert_eq!(said, "ConnectionRefusedError 111");
+    d.assert_ledger();
+}
