@@ -30,3 +30,4 @@ mod verify;
 pub use endpoint::Endpoint;
 pub use pipeline::Pipeline;
 pub use slirp::{HostConfig, HostPort, HostPortCounters};
+pub use vswitch_core::sys::source::Source;

@@ -12,11 +12,21 @@ use serde_json::{Map, Value, json};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-/// A member of a list, or the word that empties it.
+/// A member of a list, or the word that empties it; also a field, or the word that takes it away.
 #[derive(Clone, Debug)]
 pub(super) enum Member<T> {
     None,
     One(T),
+}
+
+impl<T: Serialize> Member<T> {
+    /// As a field of a patch.
+    pub(super) fn value(&self) -> Value {
+        match self {
+            Member::None => Value::Null,
+            Member::One(m) => json!(m),
+        }
+    }
 }
 
 impl<T: FromStr> FromStr for Member<T> {
@@ -286,7 +296,7 @@ fn put<T: Clone + Serialize>(
 }
 
 /// A table that is turned on or off, or only changed; `None` if nothing was named.
-fn table(on: Option<bool>, map: Map<String, Value>) -> Option<Value> {
+pub(super) fn table(on: Option<bool>, map: Map<String, Value>) -> Option<Value> {
     match on {
         Some(false) => Some(Value::Null),
         Some(true) => Some(Value::Object(map)),

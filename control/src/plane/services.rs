@@ -6,7 +6,7 @@
 
 use super::Plane;
 use crate::events::Record;
-use crate::model::Topology;
+use crate::model::{HostUplink, Topology};
 use crate::refusal::{Kind, Refusal};
 use crate::state;
 use crate::units::Mac;
@@ -21,6 +21,7 @@ use tokio::sync::Notify;
 use utoipa::ToSchema;
 use vswitch_core::bridge::NetworkId;
 use vswitch_core::worker::WorkerHandle;
+use vswitch_nat::Source;
 use vswitch_nat::gateway::ServicesConfig;
 use vswitch_nat::service::dhcp4::{Change, Lease};
 use vswitch_nat::service::dns::{
@@ -30,8 +31,8 @@ use vswitch_nat::service::dns::{
 /// Where the daemon's resolvers are named.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
-/// Resolvers asked (none: the daemon's) and addresses that are our own.
-type Asked = (Vec<SocketAddr>, Vec<IpAddr>);
+/// Resolvers asked (none: the daemon's), addresses that are our own, and where to ask from.
+type Asked = (Vec<SocketAddr>, Vec<IpAddr>, Source);
 
 /// What the plane keeps for services.
 #[derive(Debug, Default)]
@@ -129,7 +130,9 @@ impl Plane {
         let own: Vec<IpAddr> = own.map(|c| c.0.0).collect();
         let (mut kept, mut asked) = (BTreeMap::new(), Vec::new());
         for (id, gateway) in gateways.iter().filter(|(_, g)| g.dns.is_some()) {
-            let key: Asked = (gateway.resolvers(), own.clone());
+            let host = gateway.host_uplink.as_ref();
+            let source = host.map(HostUplink::source).unwrap_or_default();
+            let key: Asked = (gateway.resolvers(), own.clone(), source);
             let known = kept.get(&key).or_else(|| self.serving.forwarders.get(&key));
             let forwarder = match known.cloned() {
                 Some(forwarder) => forwarder,
@@ -142,7 +145,7 @@ impl Plane {
         Ok(asked)
     }
 
-    fn forwarder(&mut self, (given, own): &Asked) -> Result<Forwarder, Refusal> {
+    fn forwarder(&mut self, (given, own, source): &Asked) -> Result<Forwarder, Refusal> {
         let failed = |reason: String| {
             let remedy = "raise the limits of open files and processes";
             Refusal::new(
@@ -159,6 +162,7 @@ impl Plane {
         self.serving.resolv = std::fs::read_to_string(RESOLV_CONF).unwrap_or_default();
         let config = ForwarderConfig {
             own: own.clone(),
+            source: source.clone(),
             ..ForwarderConfig::default()
         };
         let random = os_random().map_err(|e| failed(format!("/dev/urandom: {e}")))?;
@@ -242,7 +246,7 @@ impl Plane {
             return;
         }
         tracing::info!("{RESOLV_CONF} has changed");
-        for ((given, _), forwarder) in &self.serving.forwarders {
+        for ((given, ..), forwarder) in &self.serving.forwarders {
             forwarder.set_resolvers(&list(given, &text));
         }
         self.serving.resolv = text;

@@ -16,7 +16,7 @@ use super::route::Route;
 use super::{Gateway, GatewayConfig};
 use crate::Endpoint;
 use crate::reply::{self, Cause};
-use crate::slirp::{Out, Slirp};
+use crate::slirp::{Out, Outbound, Slirp};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use vswitch_core::bridge::{Bridge, NetworkId};
@@ -68,6 +68,18 @@ pub(super) fn routes(config: &GatewayConfig) -> Vec<Route> {
     all.map(route).to_vec()
 }
 
+/// Where flows leave from, by the networks' prefixes and what lies behind their routers.
+fn outbound(config: &GatewayConfig) -> Outbound {
+    let mut all = Vec::new();
+    for i in &config.interfaces {
+        let Some(host) = &i.host else { continue };
+        let behind = config.routes.iter().filter(|r| r.network == i.network);
+        let prefixes = i.addresses.iter().copied().chain(behind.map(|r| r.to));
+        all.extend(prefixes.map(|to| (to, host.source.clone())));
+    }
+    Outbound::new(all)
+}
+
 impl Gateway {
     /// Gives the gateway the means to have host sockets watched.
     pub fn set_watch(&mut self, watch: Watch) {
@@ -106,8 +118,9 @@ impl Gateway {
         };
         let mut merged = first.clone();
         merged.loopback |= wanted.any(|h| h.loopback);
+        let outbound = outbound(config);
         if let Some(uplink) = &mut self.host.uplink {
-            uplink.slirp.configure(merged);
+            uplink.slirp.configure(merged, outbound);
             return;
         }
         let seed = self.random();
@@ -122,7 +135,8 @@ impl Gateway {
             snat: None,
             nptv6: Vec::new(),
         });
-        let slirp = Slirp::new(merged, self.host.watch.clone(), seed);
+        let mut slirp = Slirp::new(merged.clone(), self.host.watch.clone(), seed);
+        slirp.configure(merged, outbound);
         self.host.uplink = Some(Box::new(Uplink { interface, slirp }));
     }
 

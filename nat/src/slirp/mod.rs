@@ -17,6 +17,7 @@
 
 mod accept;
 mod listen;
+mod outbound;
 mod packet;
 mod ping;
 mod served;
@@ -26,18 +27,20 @@ mod udp;
 mod whole;
 
 pub use listen::{HostPort, HostPortCounters};
+pub(crate) use outbound::Outbound;
 
 use crate::reply::Cause;
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use table::Table;
 use tcp::segment::{RST, SYN, Segment};
 use tcp::{Fate, Mirror};
 use vswitch_core::clock::Nanos;
 use vswitch_core::frame::{DropReason, Entry, Frame};
 use vswitch_core::sys::sock::{self, Kind};
+use vswitch_core::sys::source::Source;
 use vswitch_core::wire::L4;
 use vswitch_core::worker::{Ready, Watch};
 
@@ -46,6 +49,8 @@ use vswitch_core::worker::{Ready, Watch};
 pub struct HostConfig {
     /// Whether the gateway's own addresses lead to the host's loopback.
     pub loopback: bool,
+    /// Where sockets leave from.
+    pub source: Source,
 }
 
 /// Bytes sent towards containers in one flush, and for one flow before others have their turn.
@@ -83,6 +88,7 @@ enum Flow {
 #[derive(Debug)]
 pub(crate) struct Slirp {
     config: HostConfig,
+    outbound: Outbound,
     watch: Option<Watch>,
     table: Table<Flow>,
     listeners: listen::Listeners,
@@ -120,6 +126,7 @@ impl Slirp {
     pub(crate) fn new(config: HostConfig, watch: Option<Watch>, seed: u64) -> Slirp {
         Slirp {
             config,
+            outbound: Outbound::default(),
             watch,
             table: Table::new(sock::descriptors()),
             listeners: listen::Listeners::default(),
@@ -132,8 +139,9 @@ impl Slirp {
         }
     }
 
-    pub(crate) fn configure(&mut self, config: HostConfig) {
+    pub(crate) fn configure(&mut self, config: HostConfig, outbound: Outbound) {
         self.config = config;
+        self.outbound = outbound;
     }
 
     /// Flows by protocol: TCP, UDP, echo.
@@ -269,13 +277,13 @@ impl Slirp {
     }
 
     /// Opens a socket, with room made for it.
-    fn open(&mut self, now: Nanos, kind: Kind, key: Key) -> io::Result<std::os::fd::OwnedFd> {
+    fn open(&mut self, now: Nanos, kind: Kind, key: Key) -> io::Result<OwnedFd> {
         if self.table.is_full() && !self.make_room(now) {
             return Err(io::Error::from_raw_os_error(sock::TOO_MANY));
         }
-        match sock::open(kind, key.outside, None) {
+        match self.outbound.open(kind, key) {
             Err(e) if e.raw_os_error() == Some(sock::TOO_MANY) && self.make_room(now) => {
-                sock::open(kind, key.outside, None)
+                self.outbound.open(kind, key)
             }
             r => r,
         }

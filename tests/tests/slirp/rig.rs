@@ -4,6 +4,7 @@ use std::time::Duration;
 use vswitch_tests::{Background, Daemon, Lab, Mtu, Node};
 
 pub(crate) const PEER: &str = include_str!("peer.py");
+const HOST_PY: &str = include_str!("host.py");
 pub(crate) const FAR: [&str; 2] = ["198.51.100.254", "2001:db8:2::254"];
 /// The host, as it is known outside.
 pub(crate) const HOST: [&str; 2] = ["198.51.100.1", "2001:db8:2::1"];
@@ -72,4 +73,17 @@ pub(crate) fn peer(node: &Node, args: &[&str]) -> String {
     let argv = [&["/usr/bin/python3", "-c", PEER][..], args].concat();
     let out = node.run_for(&argv, Duration::from_secs(120));
     out.expect_ok().trim().to_owned()
+}
+
+/// A server of host.py that answers datagrams with who sent them.
+pub(crate) fn datagrams_tell(node: &Node, port: &str) -> Background {
+    let mut server = node.spawn(&["/usr/bin/python3", "-c", HOST_PY, "whence", port]);
+    server.wait_for("serving");
+    server
+}
+
+/// Who it says that we are, or how that failed.
+pub(crate) fn ask(node: &Node, host: &str, port: &str) -> String {
+    let argv = ["/usr/bin/python3", "-c", HOST_PY, "ask", host, port];
+    node.ok(&argv).trim().to_owned()
 }

@@ -22,6 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use vswitch_core::clock::{Clock, Nanos};
+use vswitch_core::sys::source::Source;
 
 const WAKE: Token = Token(usize::MAX);
 /// Events of one `poll`, and questions begun after it.
@@ -59,6 +60,8 @@ pub struct ForwarderConfig {
     pub queue: usize,
     /// Addresses of ours, which are no resolvers for us.
     pub own: Vec<IpAddr>,
+    /// Where its sockets leave from.
+    pub source: Source,
 }
 
 impl Default for ForwarderConfig {
@@ -67,6 +70,7 @@ impl Default for ForwarderConfig {
             max_in_flight: 256,
             queue: 1024,
             own: vec![],
+            source: Source::default(),
         }
     }
 }
@@ -136,6 +140,7 @@ impl Forwarder {
             wake,
             shared: shared.clone(),
             resolvers: resolvers(conf, &config.own),
+            source: config.source.clone(),
             random,
             clock: Clock::default(),
             slots: (0..config.max_in_flight.max(1)).map(|_| None).collect(),
@@ -227,6 +232,7 @@ struct Work {
     wake: Arc<dyn Fn() + Send + Sync>,
     shared: Arc<Shared>,
     resolvers: Resolvers,
+    source: Source,
     random: Random,
     clock: Clock,
     slots: Vec<Option<Slot>>,
@@ -315,8 +321,8 @@ impl Work {
                     message,
                     until,
                 } => {
-                    let registry = self.poll.registry();
-                    match Socket::open(server, tcp, &message, registry, Token(at)) {
+                    let watched = (self.poll.registry(), Token(at));
+                    match Socket::open(server, tcp, &message, &self.source, watched) {
                         Ok(socket) => {
                             slot.socket = Some(socket);
                             slot.until = until;
