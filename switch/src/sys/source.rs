@@ -5,7 +5,9 @@
 
 use nix::errno::Errno;
 use nix::sys::socket::sockopt::{BindToDevice, IpBindAddressNoPort};
-use nix::sys::socket::{SockaddrStorage, bind, setsockopt};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket,
+};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd};
@@ -46,6 +48,20 @@ impl Source {
             }
             _ => Ok(()),
         }
+    }
+
+    /// The address that a socket towards `to` is bound to by the host's routes as they are. Errors: as [`Source::bind`] and connect(2);
+    /// ENETUNREACH where no route leads.
+    pub fn chosen(&self, to: SocketAddr) -> io::Result<IpAddr> {
+        let family = match to {
+            SocketAddr::V4(_) => AddressFamily::Inet,
+            SocketAddr::V6(_) => AddressFamily::Inet6,
+        };
+        // Connecting a datagram socket sends nothing.
+        let fd = socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+        self.bind(&fd, to.ip())?;
+        connect(fd.as_raw_fd(), &SockaddrStorage::from(to))?;
+        super::sock::local(&fd).map(|a| a.ip())
     }
 
     /// Binds a socket to both, before it connects to `to`. Errors: as [`Source::bind_interface`] and bind(2).
@@ -98,6 +114,8 @@ mod tests {
         let to = listener.local_addr().unwrap();
         sock::open(Kind::Tcp, to, Some(&named)).unwrap();
         listener.accept().unwrap();
+        assert_eq!(named.chosen(to).unwrap(), Ipv4Addr::LOCALHOST);
+        assert!(named.chosen(at("198.51.100.1:9")).is_err());
     }
 
     #[test]

@@ -70,6 +70,16 @@ impl Socket {
         Ok(Socket::Udp(socket, 0))
     }
 
+    /// Whether it is bound to another address than a new one would be.
+    pub(super) fn is_stale(&self, server: SocketAddr, source: &Source) -> bool {
+        let own = match self {
+            Socket::Udp(socket, _) => socket.local_addr(),
+            Socket::Tcp(connection) => connection.stream.local_addr(),
+        };
+        let own = own.map(|a| a.ip()).ok();
+        source.chosen(server).ok().is_some_and(|a| Some(a) != own)
+    }
+
     /// Goes on after an event; to be called until it doesn't give a message.
     pub(super) fn ready(&mut self, buffer: &mut [u8]) -> Progress {
         match self {
