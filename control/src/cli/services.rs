@@ -215,12 +215,13 @@ pub(super) struct DnsOptions {
     )]
     #[serde(skip)]
     services: Vec<Service>,
-    /// Resolvers to ask [default: those of the daemon's /etc/resolv.conf].
+    /// Resolvers to ask; host: those of the host's /etc/resolv.conf, as it changes [default: host].
     #[arg(
         id = "dns-upstream",
         long = "dns-upstream",
         value_delimiter = ',',
-        value_name = "ADDRESS|none"
+        value_name = "ADDRESS|host",
+        value_parser = resolver
     )]
     #[serde(skip)]
     upstream: Option<Vec<Member<IpAddr>>>,
@@ -228,6 +229,14 @@ pub(super) struct DnsOptions {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     domain: Option<String>,
+}
+
+/// A resolver; `host` names no other than the host's.
+fn resolver(text: &str) -> Result<Member<IpAddr>, std::net::AddrParseError> {
+    match text {
+        "host" => Ok(Member::None),
+        _ => text.parse(),
+    }
 }
 
 /// A name with addresses on the command line.

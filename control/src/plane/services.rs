@@ -6,10 +6,12 @@
 
 use super::Plane;
 use crate::events::Record;
+use crate::follow::{Changes, RESOLV_CONF};
 use crate::model::{HostUplink, Topology};
 use crate::refusal::{Kind, Refusal};
 use crate::state;
 use crate::units::Mac;
+use nix::ifaddrs::InterfaceAddress;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -21,15 +23,12 @@ use tokio::sync::Notify;
 use utoipa::ToSchema;
 use vswitch_core::bridge::NetworkId;
 use vswitch_core::worker::WorkerHandle;
-use vswitch_nat::Source;
 use vswitch_nat::gateway::ServicesConfig;
 use vswitch_nat::service::dhcp4::{Change, Lease};
 use vswitch_nat::service::dns::{
     Forwarder, ForwarderConfig, ResolvConf, os_random, parse_resolv_conf,
 };
-
-/// Where the daemon's resolvers are named.
-const RESOLV_CONF: &str = "/etc/resolv.conf";
+use vswitch_nat::{HostAddresses, Source};
 
 /// Resolvers asked (none: the daemon's), addresses that are our own, and where to ask from.
 type Asked = (Vec<SocketAddr>, Vec<IpAddr>, Source);
@@ -84,6 +83,22 @@ fn since_epoch() -> u64 {
 fn unhex(text: &str) -> Option<Vec<u8>> {
     let pair = |i: usize| u8::from_str_radix(text.get(i..i + 2)?, 16).ok();
     (0..text.len()).step_by(2).map(pair).collect()
+}
+
+/// Addresses of the host, with their interfaces; none if the kernel doesn't say.
+fn host_addresses() -> HostAddresses {
+    let all = nix::ifaddrs::getifaddrs().into_iter().flatten();
+    let one = |i: InterfaceAddress| {
+        let address = i.address?;
+        let v4 = address.as_sockaddr_in().map(|a| IpAddr::from(a.ip()));
+        let ip = v4.or_else(|| Some(address.as_sockaddr_in6()?.ip().into()))?;
+        Some((ip, i.interface_name))
+    };
+    all.filter_map(one).collect()
+}
+
+fn is_scoped(server: &SocketAddr) -> bool {
+    matches!(server, SocketAddr::V6(a) if a.scope_id() != 0)
 }
 
 /// A resolver list of these, or of the daemon's file.
@@ -159,7 +174,10 @@ impl Plane {
         let Some(worker) = self.workers.first().map(WorkerHandle::another) else {
             return Err(failed("no worker runs".into()));
         };
-        self.serving.resolv = std::fs::read_to_string(RESOLV_CONF).unwrap_or_default();
+        match self.serving.forwarders.is_empty() {
+            true => self.serving.resolv = std::fs::read_to_string(RESOLV_CONF).unwrap_or_default(),
+            false => self.follow_resolvers(),
+        }
         let config = ForwarderConfig {
             own: own.clone(),
             source: source.clone(),
@@ -234,7 +252,38 @@ impl Plane {
         None
     }
 
-    fn follow_resolvers(&mut self) {
+    /// The host's addresses or routes have changed.
+    pub(crate) fn host_changed(&mut self, changes: Changes) {
+        for ((given, ..), forwarder) in &self.serving.forwarders {
+            // Interfaces may have other numbers by now.
+            let conf = list(given, &self.serving.resolv);
+            if conf.servers.iter().any(is_scoped) {
+                forwarder.set_resolvers(&conf);
+            }
+            forwarder.network_changed();
+        }
+        let gateways = self.desired.networks.values();
+        let mut gateways = gateways.filter_map(|n| n.gateway.as_ref());
+        if !gateways.any(|g| g.host_uplink.is_some() || g.dns.is_some()) {
+            return;
+        }
+        tracing::debug!("the host's network has changed: {changes}");
+        let mut record = Record::now("host_changed");
+        record.reason = Some(changes.to_string());
+        self.bus.tell(record);
+        let addresses = Arc::new(host_addresses());
+        if let Some(worker) = self.workers.first() {
+            // A worker that is gone has no sockets.
+            let _ = worker.cast(move |w| {
+                let stage = &mut w.stage;
+                let gateway = &mut stage.gateway;
+                gateway.host_changed(&mut w.cx, &mut stage.bridge, addresses);
+            });
+        }
+    }
+
+    /// Takes up the daemon's list of resolvers if it has changed.
+    pub(crate) fn follow_resolvers(&mut self) {
         if self.serving.forwarders.is_empty() {
             return;
         }

@@ -16,7 +16,7 @@ use super::route::Route;
 use super::{Gateway, GatewayConfig};
 use crate::Endpoint;
 use crate::reply::{self, Cause};
-use crate::slirp::{Out, Outbound, Slirp};
+use crate::slirp::{HostAddresses, Out, Outbound, Slirp};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use vswitch_core::bridge::{Bridge, NetworkId};
@@ -215,6 +215,21 @@ impl Gateway {
         }
     }
 
+    /// The host's addresses or routes have changed: sockets follow, and names that couldn't be looked up are asked for again.
+    pub fn host_changed(
+        &mut self,
+        cx: &mut Cx,
+        bridge: &mut Bridge,
+        addresses: Arc<HostAddresses>,
+    ) {
+        self.forget_dns_failures();
+        if let Some(uplink) = self.host.uplink.as_deref_mut() {
+            uplink.slirp.host_changed(addresses);
+            self.host.given = true;
+            self.flush_host(cx, bridge);
+        }
+    }
+
     /// Sends what the backend has for containers, if anything can have changed.
     pub(super) fn flush_host(&mut self, cx: &mut Cx, bridge: &mut Bridge) {
         if cx.is_dry() || !std::mem::take(&mut self.host.given) {
@@ -223,7 +238,7 @@ impl Gateway {
         let Some(uplink) = self.host.uplink.as_deref_mut() else {
             return;
         };
-        if uplink.slirp.flush(cx.now) {
+        if uplink.slirp.follow_host(cx.now) | uplink.slirp.flush(cx.now) {
             self.host.given = true;
             cx.again();
         }

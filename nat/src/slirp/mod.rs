@@ -17,6 +17,7 @@
 
 mod accept;
 mod listen;
+mod moved;
 mod outbound;
 mod packet;
 mod ping;
@@ -27,6 +28,7 @@ mod udp;
 mod whole;
 
 pub use listen::{HostPort, HostPortCounters};
+pub use moved::HostAddresses;
 pub(crate) use outbound::Outbound;
 
 use crate::reply::Cause;
@@ -99,6 +101,8 @@ pub(crate) struct Slirp {
     held: usize,
     /// Fragments that wait for others.
     incomplete: whole::Incomplete,
+    /// The host's network has changed.
+    moved: Option<moved::Moved>,
     draw: u64,
 }
 
@@ -135,6 +139,7 @@ impl Slirp {
             frames: Vec::new(),
             held: 0,
             incomplete: whole::Incomplete::default(),
+            moved: None,
             draw: seed,
         }
     }

@@ -24,6 +24,14 @@ impl Outbound {
         found.map(|(_, source)| source)
     }
 
+    /// The address that a flow's socket would be bound to now.
+    pub(super) fn chosen(&self, key: &Key) -> io::Result<IpAddr> {
+        match self.of(key.inside.ip()) {
+            Some(source) => source.chosen(key.outside),
+            None => Source::default().chosen(key.outside),
+        }
+    }
+
     /// Opens the socket of a flow.
     pub(super) fn open(&self, kind: Kind, key: Key) -> io::Result<OwnedFd> {
         sock::open(kind, key.outside, self.of(key.inside.ip()))

@@ -3,13 +3,16 @@ import socket, sys, time
 
 
 def whence(port):
-    """Answers each datagram with its sender's address."""
+    """Answers each datagram with its sender's address, from the address that was asked."""
     s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
     s.bind(("::", int(port)))
     print("serving", flush=True)
     while True:
-        _, a = s.recvfrom(65536)
-        s.sendto(f"{a[0]} {a[1]}".encode(), a)
+        _, control, _, a = s.recvmsg(65536, 100)
+        asked = control[0][2][:16] + bytes(4)
+        own = [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, asked)]
+        s.sendmsg([f"{a[0]} {a[1]}".encode()], own, 0, a)
 
 
 def ask(host, port, timeout=5):
@@ -23,6 +26,60 @@ def ask(host, port, timeout=5):
         print(s.recv(100).decode().split()[0])
     except OSError as e:
         print(type(e).__name__, e.errno)
+
+
+def until(host, port, timeout="20"):
+    """Tries to connect to the server of peer.py until that works; who it says that we are."""
+    info = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    end, why = time.monotonic() + float(timeout), None
+    while time.monotonic() < end:
+        s = socket.socket(info[0], info[1])
+        s.settimeout(0.5)
+        try:
+            s.connect(info[4])
+            s.sendall(b"peer\n")
+            print(s.recv(100).decode())
+            return
+        except OSError as e:
+            why = e
+            time.sleep(0.02)
+    print("never:", type(why).__name__, why)
+
+
+def stream(host, port):
+    """One connection to the server of peer.py, used every 50 ms."""
+    info = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    s = socket.socket(info[0], info[1])
+    print("connecting", flush=True)
+    s.connect(info[4])
+    s.sendall(b"echo\n")
+    n = 0
+    while True:
+        s.sendall(b"x")
+        if not s.recv(1):
+            print("ended", flush=True)
+            return
+        n += 1
+        print("beat", n, flush=True)
+        time.sleep(0.05)
+
+
+def sender(host, port):
+    """One socket that asks `whence` every 50 ms, and tells when the answer is another."""
+    info = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+    s = socket.socket(info[0], info[1])
+    s.settimeout(0.2)
+    last = None
+    while True:
+        try:
+            s.sendto(b"?", info[4])
+            b = s.recv(100).decode()
+        except OSError:
+            continue
+        if b != last:
+            print("from", b, flush=True)
+            last = b
+        time.sleep(0.05)
 
 
 globals()[sys.argv[1]](*sys.argv[2:])

@@ -1,8 +1,10 @@
 //! Containers that reach outside by sockets of the host, with real kernels at both ends.
 
 mod datagrams;
+mod moving;
 mod outbound;
 mod published;
+mod resolvers;
 mod rig;
 mod rootless;
 mod tcp;
