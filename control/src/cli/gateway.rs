@@ -37,6 +37,12 @@ pub(super) struct Set {
     /// Addresses with the length of the network's prefix.
     #[arg(long, value_delimiter = ',', value_name = "ADDRESS/LEN", value_parser = with_length)]
     addresses: Option<Vec<Cidr>>,
+    /// With --host-loopback on: addresses that reach it, instead of the gateway's own.
+    #[arg(long, value_delimiter = ',', value_name = "ADDRESS|none")]
+    host_address: Option<Vec<Member<IpAddr>>>,
+    /// With --host-uplink on: 169.254.0.0/16 is reached, as for a cloud's metadata service [default: off].
+    #[arg(long, value_name = "on|off", value_parser = on_off)]
+    host_link_local: Option<bool>,
     /// With --host-uplink on: the gateway's own addresses reach the host's loopback [default: off].
     #[arg(long, value_name = "on|off", value_parser = on_off)]
     host_loopback: Option<bool>,
@@ -130,9 +136,12 @@ impl FromStr for PairArg {
 impl Set {
     /// What changes of its way out by the host.
     fn host(&self) -> Map<String, Value> {
+        let addresses = self.host_address.as_deref().map(members);
         let outbound_interface = self.outbound_interface.as_ref();
         let named = [
             ("loopback", self.host_loopback.map(Value::from)),
+            ("addresses", addresses.map(|a| json!(a))),
+            ("link_local", self.host_link_local.map(Value::from)),
             (
                 "outbound_addr",
                 self.outbound_addr.as_ref().map(Member::value),

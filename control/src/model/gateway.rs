@@ -1,11 +1,12 @@
 //! A network's gateway: the router's port in it, with addresses, routes and what it does to packets.
 
 use super::check::Problem;
+use super::host::HostUplink;
 use super::services::{Advertise, Dhcp, Dns};
 use super::{Network, Port, Topology};
 use crate::units::{Cidr, Mac, Ports};
 use serde::{Deserialize, Serialize};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use utoipa::ToSchema;
 use vswitch_core::bridge::NetworkId;
 use vswitch_core::wire::MacAddr;
@@ -14,7 +15,6 @@ use vswitch_nat::gateway::{
 };
 use vswitch_nat::nptv6::Nptv6;
 use vswitch_nat::portalloc::Filtering;
-use vswitch_nat::{HostConfig, Source};
 
 /// The gateway of a network. All gateways of a switch are interfaces of one router.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -56,56 +56,6 @@ pub struct Gateway {
     /// DNS; off by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dns: Option<Dns>,
-}
-
-/// The way out by sockets of the host.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct HostUplink {
-    /// TCP and UDP to the gateway's own addresses reach the host's loopback (127.0.0.1, ::1), but for what the gateway serves itself.
-    pub loopback: bool,
-    /// Source address of IPv4, one of the host's; what its routes say by default.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
-    pub outbound_addr: Option<Ipv4Addr>,
-    /// Source address of IPv6.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
-    pub outbound_addr6: Option<Ipv6Addr>,
-    /// Interface of the host that everything leaves by, but for what is towards its loopback. Takes no privilege from Linux 5.7 on.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub outbound_interface: Option<String>,
-}
-
-impl HostUplink {
-    /// Where its sockets leave from.
-    #[must_use]
-    pub fn source(&self) -> Source {
-        Source {
-            v4: self.outbound_addr,
-            v6: self.outbound_addr6,
-            interface: self.outbound_interface.clone(),
-        }
-    }
-
-    fn check(&self) -> Result<(), (String, &'static str)> {
-        let v4 = self.outbound_addr.map(IpAddr::from);
-        let v6 = self.outbound_addr6.map(IpAddr::from);
-        let unfit = |a: &IpAddr| a.is_unspecified() || a.is_loopback() || a.is_multicast();
-        if let Some(a) = v4.into_iter().chain(v6).find(unfit) {
-            let reason = format!("{a} can't be a source address outside");
-            return Err((reason, "use an address of the host"));
-        }
-        let name = self.outbound_interface.as_deref();
-        let odd = |c: char| c == '/' || c.is_whitespace() || c.is_control();
-        if let Some(name) = name
-            && (name.is_empty() || name.len() > 15 || name.contains(odd))
-        {
-            let reason = format!("`{name}` can't be the name of an interface");
-            return Err((reason, "name one of the host's, such as eth0"));
-        }
-        Ok(())
-    }
 }
 
 /// Source translation (SNAT).
@@ -341,6 +291,7 @@ impl Topology {
             };
             gateway.check(name, network)?;
             gateway.check_services(name, self)?;
+            gateway.check_host_addresses(name, self)?;
             for a in &gateway.addresses {
                 let same =
                     |p: &Port| p.network == *name && p.addresses.iter().any(|b| b.0.0 == a.0.0);
@@ -407,10 +358,7 @@ impl Topology {
                 addresses: g.addresses.iter().map(|c| c.0).collect(),
                 mtu: g.mtu,
                 uplink: g.uplink,
-                host: g.host_uplink.as_ref().map(|h| HostConfig {
-                    loopback: h.loopback,
-                    source: h.source(),
-                }),
+                host: g.host_uplink.as_ref().map(HostUplink::to_config),
                 snat: g.snat(),
                 nptv6: g.nptv6(),
             });

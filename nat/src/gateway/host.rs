@@ -6,8 +6,8 @@
 //! lead there, and a packet that is to be sent there is given to the backend ([`Slirp`]), translated and judged as any other. What the
 //! backend has for a container comes back as packets received from that network. A flow of the backend ends with its connection.
 //!
-//! The host's loopback is reached, where that is allowed, by the gateway's own address, which is translated to it. Nothing else can
-//! name it: such addresses are refused from containers.
+//! The host's loopback is reached, where that is allowed, by the gateway's own address or others that stand for it, which are translated
+//! to it. Nothing else can name it: such addresses are refused from containers.
 
 use super::flows::Ended;
 use super::forward::Outcome;
@@ -146,7 +146,12 @@ impl Gateway {
             .is_some_and(|i| i.config.host.is_some())
     }
 
-    /// The endpoint of the host's loopback that one of our addresses stands for, if it does.
+    /// Whether the address stands for the host's loopback in a network.
+    pub(super) fn stands_for_host(&self, network: NetworkId, ip: IpAddr) -> bool {
+        self.interface(network).is_some_and(|i| i.is_host(ip))
+    }
+
+    /// The endpoint of the host's loopback that an address stands for, if it does.
     pub(super) fn host_loopback(
         &self,
         network: NetworkId,
@@ -155,9 +160,7 @@ impl Gateway {
     ) -> Option<Endpoint> {
         const TCP: u8 = 6;
         const UDP: u8 = 17;
-        let own = self.interface(network)?;
-        let allowed = own.config.host.as_ref().is_some_and(|h| h.loopback);
-        if !allowed || !own.has(to.addr) || !matches!(proto, TCP | UDP) {
+        if !self.stands_for_host(network, to.addr) || !matches!(proto, TCP | UDP) {
             return None;
         }
         let at: IpAddr = match to.addr {

@@ -90,7 +90,8 @@ impl Gateway {
         let mut dst = asked;
         let addressed = self.is_own(asked.addr)
             || self.is_external(asked)
-            || self.is_host_published(network, original.proto, asked);
+            || self.is_host_published(network, original.proto, asked)
+            || self.stands_for_host(network, asked.addr);
         let (mut inside, mut through) = (None, None);
         if addressed {
             match self.inbound(cx, bridge, network, original.proto, src, asked) {

@@ -49,8 +49,12 @@ use vswitch_core::worker::{Ready, Watch};
 /// How flows leave.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostConfig {
-    /// Whether the gateway's own addresses lead to the host's loopback.
+    /// Whether the host's loopback is reached.
     pub loopback: bool,
+    /// The addresses that then lead there; the gateway's own if there are none.
+    pub addresses: Vec<IpAddr>,
+    /// Whether link-local addresses of IPv4 are reached.
+    pub link_local: bool,
     /// Where sockets leave from.
     pub source: Source,
 }
@@ -177,9 +181,7 @@ impl Slirp {
         match to {
             _ if to.is_loopback() => self.config.loopback,
             IpAddr::V4(a) => !(a.is_unspecified() || a.is_broadcast() || a.is_multicast()),
-            IpAddr::V6(a) => {
-                !(a.is_unspecified() || a.is_multicast() || a.to_ipv4_mapped().is_some())
-            }
+            IpAddr::V6(a) => !(a.is_unspecified() || a.is_multicast() || a.to_ipv4().is_some()),
         }
     }
 

@@ -82,4 +82,45 @@ def sender(host, port):
         time.sleep(0.05)
 
 
+def only(address, port):
+    """A server of an address alone that tells who connects."""
+    info = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
+    s = socket.socket(info[0], info[1])
+    if info[0] == socket.AF_INET6:
+        s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    s.bind(info[4])
+    s.listen(100)
+    print("serving", flush=True)
+    while True:
+        c, a = s.accept()
+        c.sendall(a[0].encode())
+        c.close()
+
+
+def met(host, port):
+    """Who a server of `only` says that we are, or how that failed."""
+    info = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    s = socket.socket(info[0], info[1])
+    s.settimeout(3)
+    try:
+        s.connect(info[4])
+        print(s.recv(100).decode())
+    except OSError as e:
+        print(type(e).__name__, e.errno)
+
+
+def raw(interface, gateway, port, *addresses):
+    """Frames to addresses that no kernel would send them to: a SYN and a datagram each."""
+    from scapy.all import Ether, IP, IPv6, TCP, UDP, get_if_addr, get_if_addr6, get_if_hwaddr, sendp
+
+    frames = []
+    for n, to in enumerate(addresses):
+        head = IPv6(src=get_if_addr6(interface), dst=to) if ":" in to else IP(src=get_if_addr(interface), dst=to)
+        for part in (TCP(sport=20000 + n, dport=int(port), flags="S"), UDP(sport=20000 + n, dport=int(port)) / b"x"):
+            frames.append(Ether(src=get_if_hwaddr(interface), dst=gateway) / head / part)
+    sendp(frames, iface=interface, verbose=False)
+    print("sent", len(frames))
+
+
 globals()[sys.argv[1]](*sys.argv[2:])

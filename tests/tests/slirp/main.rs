@@ -1,5 +1,6 @@
 //! Containers that reach outside by sockets of the host, with real kernels at both ends.
 
+mod access;
 mod datagrams;
 mod moving;
 mod outbound;

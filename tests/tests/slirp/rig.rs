@@ -83,9 +83,8 @@ pub(crate) fn datagrams_tell(node: &Node, port: &str) -> Background {
 }
 
 /// Who it says that we are, or how that failed.
-pub(crate) fn ask(node: &Node, host: &str, port: &str) -> String {
-    let argv = ["/usr/bin/python3", "-c", HOST_PY, "ask", host, port];
-    node.ok(&argv).trim().to_owned()
+pub(crate) fn ask(node: &Node, far: &str, port: &str) -> String {
+    host(node, &["ask", far, port])
 }
 
 /// Starts a command of host.py that goes on.
@@ -94,9 +93,8 @@ pub(crate) fn start(node: &Node, args: &[&str]) -> Background {
 }
 
 /// Tries to connect until that works; who the server says that we are.
-pub(crate) fn until(node: &Node, host: &str, port: &str) -> String {
-    let argv = ["/usr/bin/python3", "-c", HOST_PY, "until", host, port];
-    node.ok(&argv).trim().to_owned()
+pub(crate) fn until(node: &Node, far: &str, port: &str) -> String {
+    host(node, &["until", far, port])
 }
 
 /// A daemon on a host that has no network but its loopback, and an /etc of its own without a list of resolvers; a container behind it.
@@ -186,4 +184,10 @@ pub(crate) fn time_until(what: &str, condition: impl FnMut() -> bool) {
     let since = Instant::now();
     wait_until(what, condition);
     println!("{what}: {} ms", since.elapsed().as_millis());
+}
+
+/// Runs a command of host.py to its end; what it printed.
+pub(crate) fn host(node: &Node, args: &[&str]) -> String {
+    let argv = [&["/usr/bin/python3", "-c", HOST_PY], args].concat();
+    node.ok(&argv).trim().to_owned()
 }
