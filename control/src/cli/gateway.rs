@@ -40,6 +40,9 @@ pub(super) struct Set {
     /// With --host-loopback on: addresses that reach it, instead of the gateway's own.
     #[arg(long, value_delimiter = ',', value_name = "ADDRESS|none")]
     host_address: Option<Vec<Member<IpAddr>>>,
+    /// With --host-uplink on: addresses that reach the host's own address outside, and not its loopback.
+    #[arg(long, value_delimiter = ',', value_name = "ADDRESS|none")]
+    host_own_address: Option<Vec<Member<IpAddr>>>,
     /// With --host-uplink on: 169.254.0.0/16 is reached, as for a cloud's metadata service [default: off].
     #[arg(long, value_name = "on|off", value_parser = on_off)]
     host_link_local: Option<bool>,
@@ -137,10 +140,12 @@ impl Set {
     /// What changes of its way out by the host.
     fn host(&self) -> Map<String, Value> {
         let addresses = self.host_address.as_deref().map(members);
+        let own_addresses = self.host_own_address.as_deref().map(members);
         let outbound_interface = self.outbound_interface.as_ref();
         let named = [
             ("loopback", self.host_loopback.map(Value::from)),
             ("addresses", addresses.map(|a| json!(a))),
+            ("own_addresses", own_addresses.map(|a| json!(a))),
             ("link_local", self.host_link_local.map(Value::from)),
             (
                 "outbound_addr",

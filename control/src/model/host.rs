@@ -23,6 +23,10 @@ pub struct HostUplink {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(value_type = Vec<String>)]
     pub addresses: Vec<IpAddr>,
+    /// Addresses that stand for the host's own address outside: what it offers to all is reached there, its loopback isn't.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub own_addresses: Vec<IpAddr>,
     /// Link-local addresses of IPv4 are reached (169.254.0.0/16, where clouds have their metadata service).
     pub link_local: bool,
     /// Source address of IPv4, one of the host's; what its routes say by default.
@@ -49,26 +53,31 @@ impl HostUplink {
         }
     }
 
+    /// Addresses that stand for the host, of either kind.
+    fn stand_for_host(&self) -> impl Iterator<Item = &IpAddr> + Clone {
+        self.addresses.iter().chain(&self.own_addresses)
+    }
+
     /// As the data path knows it.
     pub(super) fn to_config(&self) -> HostConfig {
         HostConfig {
             loopback: self.loopback,
             addresses: self.addresses.clone(),
+            own_addresses: self.own_addresses.clone(),
             link_local: self.link_local,
             source: self.source(),
         }
     }
 
     pub(super) fn check(&self) -> Result<(), (String, &'static str)> {
-        if self.addresses.len() > MAX_HOST_ADDRESSES {
-            let reason = format!(
-                "{} addresses of the host are too many",
-                self.addresses.len()
-            );
+        let all = self.stand_for_host();
+        let several = all.clone().count();
+        if several > MAX_HOST_ADDRESSES {
+            let reason = format!("{several} addresses of the host are too many");
             return Err((reason, "use 8 at most"));
         }
         let odd = |a: &&IpAddr| a.is_unspecified() || a.is_loopback() || a.is_multicast();
-        if let Some(a) = self.addresses.iter().find(odd) {
+        if let Some(a) = all.clone().find(odd) {
             let reason = format!("{a} can't stand for the host");
             return Err((reason, "use a unicast address, such as 169.254.1.2"));
         }
@@ -99,6 +108,7 @@ impl Gateway {
                 self.addresses.iter().map(|c| c.0.0).collect()
             }
             Some(h) if h.loopback => h.addresses.clone(),
+            Some(h) if !h.own_addresses.is_empty() => h.own_addresses.clone(),
             _ => return Vec::new(),
         };
         HOST_NAMES.map(|n| (n.to_owned(), at.clone())).to_vec()
@@ -106,7 +116,7 @@ impl Gateway {
 
     /// No container has an address that stands for the host.
     pub(super) fn check_host_addresses(&self, name: &str, all: &Topology) -> Result<(), Problem> {
-        for a in self.host_uplink.iter().flat_map(|h| &h.addresses) {
+        for a in self.host_uplink.iter().flat_map(HostUplink::stand_for_host) {
             let mut ports = all.ports.iter().filter(|(_, p)| p.network == name);
             if let Some((port, _)) = ports.find(|(_, p)| p.addresses.iter().any(|b| b.0.0 == *a)) {
                 return Err(Problem::at(

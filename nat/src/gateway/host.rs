@@ -68,6 +68,18 @@ pub(super) fn routes(config: &GatewayConfig) -> Vec<Route> {
     all.map(route).to_vec()
 }
 
+/// The address that the host goes outside by. Asking the kernel opens a socket for a moment, which sends nothing.
+fn own_address(own: &Interface, v4: bool) -> Option<IpAddr> {
+    // What only a default route leads to (RFC 5737, RFC 3849).
+    let outside: IpAddr = match v4 {
+        true => Ipv4Addr::new(192, 0, 2, 1).into(),
+        false => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
+    };
+    let source = &own.config.host.as_ref()?.source;
+    let found = source.chosen((outside, 9).into()).ok()?;
+    (!found.is_loopback() && !found.is_unspecified()).then_some(found)
+}
+
 /// Where flows leave from, by the networks' prefixes and what lies behind their routers.
 fn outbound(config: &GatewayConfig) -> Outbound {
     let mut all = Vec::new();
@@ -146,13 +158,14 @@ impl Gateway {
             .is_some_and(|i| i.config.host.is_some())
     }
 
-    /// Whether the address stands for the host's loopback in a network.
+    /// Whether the address stands for the host in a network.
     pub(super) fn stands_for_host(&self, network: NetworkId, ip: IpAddr) -> bool {
-        self.interface(network).is_some_and(|i| i.is_host(ip))
+        let own = self.interface(network);
+        own.is_some_and(|i| i.is_host(ip) || i.is_hosts_own(ip))
     }
 
-    /// The endpoint of the host's loopback that an address stands for, if it does.
-    pub(super) fn host_loopback(
+    /// The endpoint of the host that an address stands for, if it does: on its loopback, or at its own address outside.
+    pub(super) fn host_endpoint(
         &self,
         network: NetworkId,
         proto: u8,
@@ -163,7 +176,9 @@ impl Gateway {
         if !self.stands_for_host(network, to.addr) || !matches!(proto, TCP | UDP) {
             return None;
         }
+        let own = self.interface(network)?;
         let at: IpAddr = match to.addr {
+            _ if !own.is_host(to.addr) => own_address(own, to.addr.is_ipv4())?,
             IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
             IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
         };

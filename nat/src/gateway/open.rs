@@ -96,7 +96,7 @@ impl Gateway {
         if addressed {
             match self.inbound(cx, bridge, network, original.proto, src, asked) {
                 Some(found) => (dst, inside, through) = found,
-                None => match self.host_loopback(network, original.proto, asked) {
+                None => match self.host_endpoint(network, original.proto, asked) {
                     Some(to) => {
                         // It is the gateway's address, whatever stands behind it.
                         self.judge_local(cx, bridge, network, e)?;

@@ -53,6 +53,8 @@ pub struct HostConfig {
     pub loopback: bool,
     /// The addresses that then lead there; the gateway's own if there are none.
     pub addresses: Vec<IpAddr>,
+    /// Addresses that lead to the host's own address outside, instead of its loopback.
+    pub own_addresses: Vec<IpAddr>,
     /// Whether link-local addresses of IPv4 are reached.
     pub link_local: bool,
     /// Where sockets leave from.

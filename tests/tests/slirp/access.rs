@@ -218,6 +218,22 @@ fn the_host_has_a_name_where_it_is_reached() {
     named("192.0.2.1", "2001:db8:1::1");
     set(&["--host-loopback", "off"]);
     named("", "");
+    // The host's own address under another name: what is for all is there, the loopback isn't.
+    set(&["--host-own-address", "169.254.1.2,2001:db8:ff::2"]);
+    named("169.254.1.2", "2001:db8:ff::2");
+    let said = host(&a, &["met", "169.254.1.2", "7002"]);
+    assert_eq!(said, refused, "it has no address outside");
+    let _outside = plug(&lab, &d, "out0", 100);
+    default_routes(&d, 100);
+    let said = host(&a, &["met", "169.254.1.2", "7002"]);
+    assert_eq!(said, "198.51.100.1");
+    let said = host(&a, &["met", "2001:db8:ff::2", "7002"]);
+    assert_eq!(said, "2001:db8:100::1");
+    let said = host(&a, &["met", "169.254.1.2", "7001"]);
+    assert_eq!(said, refused);
+    set(&["--host-own-address", "none"]);
+    assert_ne!(host(&a, &["met", "169.254.1.2", "7002"]), "198.51.100.1");
+    named("", "");
     assert_eq!(host(&a, &["met", "192.0.2.1", "7001"]), refused);
     d.assert_ledger();
 }
