@@ -5,10 +5,14 @@ use super::{Gateway, Topology};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use utoipa::ToSchema;
+use vswitch_core::bridge::NetworkId;
+use vswitch_nat::gateway::ServicesConfig;
 use vswitch_nat::{HostConfig, Source};
 
 /// Most addresses that stand for the host.
 const MAX_HOST_ADDRESSES: usize = 8;
+/// Names of the host's search list that clients are told of (the C library took six for long).
+const MAX_SEARCH: usize = 6;
 /// How Podman and Docker call the host.
 const HOST_NAMES: [&str; 2] = ["host.containers.internal", "host.docker.internal"];
 
@@ -101,6 +105,12 @@ impl HostUplink {
 }
 
 impl Gateway {
+    /// Whether its clients' names are looked up as the host's are: by the host's resolvers, and outside by its sockets.
+    fn resolves_as_host(&self) -> bool {
+        let dns = self.dns.as_ref().filter(|d| d.upstream.is_empty());
+        self.host_uplink.is_some() && dns.is_some()
+    }
+
     /// Names of the host, where containers may reach it.
     pub(super) fn host_names(&self) -> Vec<(String, Vec<IpAddr>)> {
         let at = match &self.host_uplink {
@@ -127,5 +137,40 @@ impl Gateway {
             }
         }
         Ok(())
+    }
+}
+
+impl Topology {
+    /// Adds the host's search list to what clients are told of, behind the network's domain, where no other list is configured and names are
+    /// looked up as the host does.
+    pub(crate) fn add_search(
+        &self,
+        config: &mut ServicesConfig,
+        id: impl Fn(&str) -> Option<NetworkId>,
+        search: &[String],
+    ) {
+        for (name, network) in &self.networks {
+            let gateway = network.gateway.as_ref();
+            let Some(gateway) = gateway.filter(|g| g.resolves_as_host()) else {
+                continue;
+            };
+            let id = id(name);
+            let of = config.networks.iter_mut();
+            for s in of.filter(|s| Some(s.network) == id) {
+                let add = |list: &mut Vec<String>| {
+                    let new = search.iter().filter(|n| !list.contains(n));
+                    let new: Vec<String> = new.take(MAX_SEARCH).cloned().collect();
+                    list.extend(new);
+                };
+                let dhcp = gateway.dhcp.as_ref().filter(|d| d.search.is_empty());
+                if let (Some(_), Some(told)) = (dhcp, &mut s.dhcp) {
+                    add(&mut told.search);
+                }
+                if gateway.ra.as_ref().is_some_and(|r| r.search.is_empty()) {
+                    s.ra.iter_mut().for_each(|told| add(&mut told.search));
+                    s.dhcp6.iter_mut().for_each(|told| add(&mut told.search));
+                }
+            }
+        }
     }
 }

@@ -6,7 +6,7 @@
 
 use super::Plane;
 use crate::events::Record;
-use crate::follow::{Changes, RESOLV_CONF};
+use crate::follow::{self, Changes, RESOLV_CONF};
 use crate::model::{HostUplink, Topology};
 use crate::refusal::{Kind, Refusal};
 use crate::state;
@@ -114,11 +114,11 @@ fn list(given: &[SocketAddr], file: &str) -> ResolvConf {
 impl Plane {
     /// Tells the workers what gateways serve, if it has changed.
     pub(super) fn commit_services(&mut self, wanted: &Topology) -> Result<(), Refusal> {
-        let config = wanted.to_services(
-            |n| self.networks.get(n).copied(),
-            |p| self.ports.get(p).map(|l| l.id),
-        );
         let asked = self.forwarders(wanted)?;
+        let network = |n: &str| self.networks.get(n).copied();
+        let mut config = wanted.to_services(network, |p| self.ports.get(p).map(|l| l.id));
+        let host = list(&[], &self.serving.resolv);
+        wanted.add_search(&mut config, network, &host.search);
         let same = config == self.serving.config;
         if !same {
             self.serving.config = config.clone();
@@ -175,7 +175,7 @@ impl Plane {
             return Err(failed("no worker runs".into()));
         };
         match self.serving.forwarders.is_empty() {
-            true => self.serving.resolv = std::fs::read_to_string(RESOLV_CONF).unwrap_or_default(),
+            true => self.serving.resolv = follow::resolv_conf().unwrap_or_default(),
             false => self.follow_resolvers(),
         }
         let config = ForwarderConfig {
@@ -288,7 +288,7 @@ impl Plane {
             return;
         }
         // A file that is being replaced is read the next time.
-        let Ok(text) = std::fs::read_to_string(RESOLV_CONF) else {
+        let Ok(text) = follow::resolv_conf() else {
             return;
         };
         if text == self.serving.resolv {
@@ -299,6 +299,11 @@ impl Plane {
             forwarder.set_resolvers(&list(given, &text));
         }
         self.serving.resolv = text;
+        // The search list that clients are told of. Refused, it is as before.
+        let wanted = self.desired.clone();
+        if let Err(e) = self.commit_services(&wanted) {
+            tracing::warn!("taking up the search list of {RESOLV_CONF}: {e}");
+        }
         if let Some(worker) = self.workers.first() {
             let _ = worker.cast(|w| w.stage.gateway.clear_dns_caches());
         }
