@@ -5,7 +5,7 @@ use crate::rig::{
     BEYOND, alone, ask, datagrams_tell, default_routes, dig, names, peer, plug, serve, start,
     time_until, until,
 };
-use vswitch_tests::{Background, Daemon, Node, tap_lab, wait_until};
+use vswitch_tests::{Background, Daemon, Lab, Node, tap_lab, wait_until};
 
 /// Resolvers of the host, replaced as a whole.
 fn resolvers(d: &Daemon, text: &str) {
@@ -174,9 +174,14 @@ fn default_routes_again(d: &Daemon) {
 #[test]
 fn switching_networks_recovers_within_a_second() {
     let lab = tap_lab!("slirp-switch");
-    let (d, a) = alone(&lab);
-    let first = plug(&lab, &d, "wlan0", 100);
-    let second = plug(&lab, &d, "eth0", 101);
+    switch_networks(&lab);
+}
+
+/// The host leaves one network for another, in the middle of everything.
+pub(crate) fn switch_networks(lab: &Lab) {
+    let (d, a) = alone(lab);
+    let first = plug(lab, &d, "wlan0", 100);
+    let second = plug(lab, &d, "eth0", 101);
     let mut first_servers = servers(&first);
     let _other = [
         serve(&second, "serve", "7000"),
