@@ -174,9 +174,10 @@ impl Plane {
         let Some(worker) = self.workers.first().map(WorkerHandle::another) else {
             return Err(failed("no worker runs".into()));
         };
-        match self.serving.forwarders.is_empty() {
-            true => self.serving.resolv = follow::resolv_conf().unwrap_or_default(),
-            false => self.follow_resolvers(),
+        if self.serving.forwarders.is_empty() {
+            self.serving.resolv = follow::resolv_conf().unwrap_or_default();
+        } else {
+            self.take_resolvers();
         }
         let config = ForwarderConfig {
             own: own.clone(),
@@ -284,29 +285,35 @@ impl Plane {
 
     /// Takes up the daemon's list of resolvers if it has changed.
     pub(crate) fn follow_resolvers(&mut self) {
-        if self.serving.forwarders.is_empty() {
+        if !self.take_resolvers() {
             return;
         }
-        // A file that is being replaced is read the next time.
-        let Ok(text) = follow::resolv_conf() else {
-            return;
-        };
-        if text == self.serving.resolv {
-            return;
-        }
-        tracing::info!("{RESOLV_CONF} has changed");
-        for ((given, ..), forwarder) in &self.serving.forwarders {
-            forwarder.set_resolvers(&list(given, &text));
-        }
-        self.serving.resolv = text;
         // The search list that clients are told of. Refused, it is as before.
         let wanted = self.desired.clone();
         if let Err(e) = self.commit_services(&wanted) {
             tracing::warn!("taking up the search list of {RESOLV_CONF}: {e}");
         }
+    }
+
+    /// Has the resolvers of the daemon's list asked; whether it has changed.
+    fn take_resolvers(&mut self) -> bool {
+        if self.serving.forwarders.is_empty() {
+            return false;
+        }
+        // A file that is being replaced is read the next time.
+        let read = follow::resolv_conf();
+        let Some(text) = read.ok().filter(|text| *text != self.serving.resolv) else {
+            return false;
+        };
+        tracing::info!("{RESOLV_CONF} has changed");
+        for ((given, ..), forwarder) in &self.serving.forwarders {
+            forwarder.set_resolvers(&list(given, &text));
+        }
+        self.serving.resolv = text;
         if let Some(worker) = self.workers.first() {
             let _ = worker.cast(|w| w.stage.gateway.clear_dns_caches());
         }
+        true
     }
 
     fn lease_path(&self) -> Option<PathBuf> {
