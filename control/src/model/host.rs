@@ -111,16 +111,32 @@ impl Gateway {
         self.host_uplink.is_some() && dns.is_some()
     }
 
-    /// Names of the host, where containers may reach it.
-    pub(super) fn host_names(&self) -> Vec<(String, Vec<IpAddr>)> {
-        let at = match &self.host_uplink {
+    /// Addresses that stand for the host's loopback.
+    pub(crate) fn host_loopback(&self) -> Vec<IpAddr> {
+        match &self.host_uplink {
             Some(h) if h.loopback && h.addresses.is_empty() => {
                 self.addresses.iter().map(|c| c.0.0).collect()
             }
             Some(h) if h.loopback => h.addresses.clone(),
-            Some(h) if !h.own_addresses.is_empty() => h.own_addresses.clone(),
-            _ => return Vec::new(),
-        };
+            _ => Vec::new(),
+        }
+    }
+
+    /// Addresses that stand for the host's own address outside.
+    pub(crate) fn host_own(&self) -> Vec<IpAddr> {
+        let host = self.host_uplink.as_ref();
+        host.map_or(Vec::new(), |h| h.own_addresses.clone())
+    }
+
+    /// Names of the host, where containers may reach it.
+    pub(super) fn host_names(&self) -> Vec<(String, Vec<IpAddr>)> {
+        let mut at = self.host_loopback();
+        if at.is_empty() {
+            at = self.host_own();
+        }
+        if at.is_empty() {
+            return Vec::new();
+        }
         HOST_NAMES.map(|n| (n.to_owned(), at.clone())).to_vec()
     }
 
