@@ -17,6 +17,7 @@ mod conntrack;
 mod policy;
 mod publish;
 mod services;
+mod splice;
 mod trace;
 mod view;
 
@@ -499,6 +500,7 @@ impl Plane {
             w.stop();
         }
         self.end_forwarders();
+        self.host_ports.splicing.end();
         self.ports.clear();
     }
 }

@@ -106,8 +106,10 @@ impl Gateway {
         };
         let mut merged = first.clone();
         merged.loopback |= wanted.any(|h| h.loopback);
+        let judged = self.policy.is_some();
         if let Some(uplink) = &mut self.host.uplink {
             uplink.slirp.configure(merged);
+            uplink.slirp.allow_splices(!judged);
             return;
         }
         let seed = self.random();
@@ -122,7 +124,8 @@ impl Gateway {
             snat: None,
             nptv6: Vec::new(),
         });
-        let slirp = Slirp::new(merged, self.host.watch.clone(), seed);
+        let mut slirp = Slirp::new(merged, self.host.watch.clone(), seed);
+        slirp.allow_splices(!judged);
         self.host.uplink = Some(Box::new(Uplink { interface, slirp }));
     }
 

@@ -20,12 +20,14 @@ mod listen;
 mod packet;
 mod ping;
 mod served;
+mod splice;
 mod table;
 pub mod tcp;
 mod udp;
 mod whole;
 
 pub use listen::{HostPort, HostPortCounters};
+pub use splice::{Open as SpliceOpen, SplicePath, Splicer};
 
 use crate::reply::Cause;
 use std::collections::VecDeque;
@@ -86,6 +88,8 @@ pub(crate) struct Slirp {
     watch: Option<Watch>,
     table: Table<Flow>,
     listeners: listen::Listeners,
+    /// Connections from the host's loopback may go straight inside.
+    splices: bool,
     dirty: VecDeque<u32>,
     out: Vec<Out>,
     frames: Vec<Frame>,
@@ -123,6 +127,7 @@ impl Slirp {
             watch,
             table: Table::new(sock::descriptors()),
             listeners: listen::Listeners::default(),
+            splices: false,
             dirty: VecDeque::new(),
             out: Vec::new(),
             frames: Vec::new(),

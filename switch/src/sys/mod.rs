@@ -11,5 +11,6 @@ pub mod pidfd;
 pub mod ring;
 pub mod scm;
 pub mod sock;
+pub mod splice;
 pub mod steer;
 pub mod tun;
