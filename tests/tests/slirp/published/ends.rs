@@ -227,6 +227,12 @@ fn connections_from_loopback_are_spliced_while_there_is_no_policy() {
         (&now["spliced"], &now["failed"]),
         (&now["accepted"], &0.into())
     );
+    let metrics = d.http("GET", "/metrics", None).body;
+    let line = format!(
+        "vswitch_published_spliced_total{{published=\"web\"}} {}",
+        now["spliced"]
+    );
+    assert!(metrics.contains(&line), "{metrics}");
     // Others come by the network, and so does all while there is a policy, which ends what it can't judge.
     let said = peer(&outside, &["peer", HOST[0], "8080"]);
     assert_eq!(said, "::ffff:198.51.100.254");
