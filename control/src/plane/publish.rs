@@ -404,8 +404,9 @@ impl Plane {
                 let path = to
                     .as_ref()
                     .and_then(|(to, namespace)| splicing.path(*to, namespace));
+                // One that can't be entered now is tried again with the next change.
+                o.spliced = to.filter(|_| path.is_some());
                 paths.push((*port, path));
-                o.spliced = to;
             }
         }
         match self.workers.first() {

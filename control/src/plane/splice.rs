@@ -98,6 +98,8 @@ impl Plane {
             let entered = entered.and_then(|r| r.map_err(|e| failed(e.to_string())));
             let identity = match entered {
                 Ok(identity) => identity,
+                // A container that has gone since is no hindrance to other changes.
+                Err(_) if self.desired.publish.get(name) == wanted.publish.get(name) => continue,
                 Err(refusal) if lenient => {
                     tracing::warn!("{refusal}");
                     continue;

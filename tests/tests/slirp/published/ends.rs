@@ -193,7 +193,7 @@ fn who_waits_for_a_container_is_bounded() {
 #[test]
 fn connections_from_loopback_are_spliced_while_there_is_no_policy() {
     let lab = tap_lab!("pub-splice");
-    let Site { d, a, outside } = site(&lab, "1500");
+    let Site { mut d, a, outside } = site(&lab, "1500");
     let mut server = serve(&a, "serve", "7000");
     publish(&d, "web", &["--ports", "8080", "--splice"]);
     let frames = || {
@@ -281,4 +281,12 @@ fn connections_from_loopback_are_spliced_while_there_is_no_policy() {
         "ConnectionResetError 104"
     );
     d.assert_ledger();
+    // That it has gone is no hindrance to other changes, also of a daemon that never saw it.
+    publish(&d, "other", &["--ports", "8090"]);
+    d.restart();
+    publish(&d, "third", &["--ports", "8091"]);
+    assert_eq!(
+        shown(&d, "web")["host"],
+        serde_json::json!(["0.0.0.0", "::"])
+    );
 }
