@@ -130,9 +130,11 @@ impl Gateway {
         };
         let mut merged = first.clone();
         merged.loopback |= wanted.any(|h| h.loopback);
+        let judged = self.policy.is_some();
         let outbound = outbound(config);
         if let Some(uplink) = &mut self.host.uplink {
             uplink.slirp.configure(merged, outbound);
+            uplink.slirp.allow_splices(!judged);
             return;
         }
         let seed = self.random();
@@ -149,6 +151,7 @@ impl Gateway {
         });
         let mut slirp = Slirp::new(merged.clone(), self.host.watch.clone(), seed);
         slirp.configure(merged, outbound);
+        slirp.allow_splices(!judged);
         self.host.uplink = Some(Box::new(Uplink { interface, slirp }));
     }
 

@@ -22,6 +22,7 @@ mod outbound;
 mod packet;
 mod ping;
 mod served;
+mod splice;
 mod table;
 pub mod tcp;
 mod udp;
@@ -30,6 +31,7 @@ mod whole;
 pub use listen::{HostPort, HostPortCounters};
 pub use moved::HostAddresses;
 pub(crate) use outbound::Outbound;
+pub use splice::{Open as SpliceOpen, SplicePath, Splicer};
 
 use crate::reply::Cause;
 use std::collections::VecDeque;
@@ -100,6 +102,8 @@ pub(crate) struct Slirp {
     watch: Option<Watch>,
     table: Table<Flow>,
     listeners: listen::Listeners,
+    /// Connections from the host's loopback may go straight inside.
+    splices: bool,
     dirty: VecDeque<u32>,
     out: Vec<Out>,
     frames: Vec<Frame>,
@@ -140,6 +144,7 @@ impl Slirp {
             watch,
             table: Table::new(sock::descriptors()),
             listeners: listen::Listeners::default(),
+            splices: false,
             dirty: VecDeque::new(),
             out: Vec::new(),
             frames: Vec::new(),

@@ -12,5 +12,6 @@ pub mod ring;
 pub mod scm;
 pub mod sock;
 pub mod source;
+pub mod splice;
 pub mod steer;
 pub mod tun;
