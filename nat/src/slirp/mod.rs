@@ -13,6 +13,8 @@
 //! connection ([`Slirp::end`]). There are no more of them than descriptors; for a new one the least worth of a few
 //! looked at makes room: echoes, then datagrams, then what is ending or connecting, then what has long been idle.
 
+mod errors;
+mod outgoing;
 mod packet;
 mod ping;
 mod table;
@@ -25,11 +27,14 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use table::Table;
 use tcp::segment::{RST, SYN, Segment};
 use tcp::{Fate, Mirror};
 use vswitch_core::clock::Nanos;
 use vswitch_core::frame::{DropReason, Entry, Frame};
+use vswitch_core::stats::PortCounters;
+use vswitch_core::sys::datagram::Inbox;
 use vswitch_core::sys::sock::{self, Kind};
 use vswitch_core::wire::L4;
 use vswitch_core::worker::{Ready, Watch};
@@ -71,6 +76,15 @@ enum Flow {
     Ping(ping::Ping),
 }
 
+/// What became of a packet that a socket can take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// It has been handed over, or is kept for later.
+    Now,
+    /// It waits for the end of its batch, and is counted then.
+    Waits,
+}
+
 /// The backend; see the module's head.
 #[derive(Debug)]
 pub(crate) struct Slirp {
@@ -84,6 +98,10 @@ pub(crate) struct Slirp {
     held: usize,
     /// Fragments that wait for others.
     incomplete: whole::Incomplete,
+    /// Datagrams that wait for the end of their batch, and where those that come are put.
+    outgoing: Vec<outgoing::Datagram>,
+    inbox: Inbox,
+    counters: Arc<PortCounters>,
     draw: u64,
 }
 
@@ -108,7 +126,13 @@ impl Flow {
 }
 
 impl Slirp {
-    pub(crate) fn new(config: HostConfig, watch: Option<Watch>, seed: u64) -> Slirp {
+    /// `counters` are of what goes to sockets.
+    pub(crate) fn new(
+        config: HostConfig,
+        watch: Option<Watch>,
+        seed: u64,
+        counters: Arc<PortCounters>,
+    ) -> Slirp {
         Slirp {
             config,
             watch,
@@ -118,6 +142,9 @@ impl Slirp {
             frames: Vec::new(),
             held: 0,
             incomplete: whole::Incomplete::default(),
+            outgoing: Vec::new(),
+            inbox: Inbox::default(),
+            counters,
             draw: seed,
         }
     }
@@ -162,6 +189,16 @@ impl Slirp {
 
     /// A packet of a container, rewritten and judged already.
     pub(crate) fn input(&mut self, now: Nanos, e: &mut Entry) -> Result<(), DropReason> {
+        let bytes = e.frame.len() as u64;
+        if self.packet(now, e, false)? == Taken::Now {
+            self.counters.tx_frames.add(1);
+            self.counters.tx_bytes.add(bytes);
+        }
+        Ok(())
+    }
+
+    /// `pieced`: it came in fragments.
+    fn packet(&mut self, now: Nanos, e: &mut Entry, pieced: bool) -> Result<Taken, DropReason> {
         const BAD: DropReason = DropReason::BadPacket;
         let (src, dst) = e.meta.addresses(e.frame.head()).ok_or(BAD)?;
         if !self.may_reach(dst) {
@@ -169,8 +206,8 @@ impl Slirp {
         }
         if e.meta.fragment {
             return match self.incomplete.add(now, e)? {
-                Some(mut whole) => self.input(now, &mut whole),
-                None => Ok(()),
+                Some(mut whole) => self.packet(now, &mut whole, true),
+                None => Ok(Taken::Now),
             };
         }
         let l4 = e
@@ -190,9 +227,9 @@ impl Slirp {
             outside: (dst, u16::from_be_bytes(to)).into(),
         };
         match e.meta.l4 {
-            L4::Tcp => self.tcp(now, key, e),
-            L4::Udp => self.udp(now, key, e),
-            _ => self.ping(now, key, e),
+            L4::Tcp => self.tcp(now, key, e).map(|()| Taken::Now),
+            L4::Udp => self.udp(now, key, e, pieced),
+            _ => self.ping(now, key, e, pieced),
         }
     }
 
@@ -239,7 +276,7 @@ impl Slirp {
             // Not its destination's fault, and it may go the next time.
             Err(e) if e.raw_os_error() == Some(sock::TOO_MANY) => Err(DropReason::HostSocket),
             Err(e) => {
-                self.refused(&mirror, &e);
+                self.refused(&mirror, &e, None);
                 Ok(())
             }
         }
@@ -259,6 +296,8 @@ impl Slirp {
     }
 
     fn make_room(&mut self, now: Nanos) -> bool {
+        // It may have something to send yet.
+        self.send_datagrams(now);
         let Some(i) = self.table.least(now, Flow::worth) else {
             return false;
         };
@@ -285,17 +324,18 @@ impl Slirp {
     }
 
     /// Tells a container that its connection couldn't be made.
-    fn refused(&mut self, mirror: &Mirror, e: &io::Error) {
-        let cause = match udp::cause_of(e) {
+    fn refused(&mut self, mirror: &Mirror, e: &io::Error, told: Option<errors::Told>) {
+        let (cause, from) = match (told, errors::cause_of(e)) {
+            (Some(told), _) => told,
             // Whoever listens not, resets.
-            Cause::PortUnreachable => {
+            (None, Cause::PortUnreachable) => {
                 self.out.extend(mirror.refusal().map(Out::Packet));
                 return;
             }
-            cause => cause,
+            (None, cause) => (cause, None),
         };
         let syn = mirror.syn();
-        self.out.extend(syn.map(|f| Out::Error(f, cause, None)));
+        self.out.extend(syn.map(|f| Out::Error(f, cause, from)));
     }
 
     /// After something happened to a TCP flow: it is flushed, or it has ended.
@@ -330,7 +370,8 @@ impl Slirp {
     }
 
     /// The connection of a flow has ended: it was denied, has aged out or made room.
-    pub(crate) fn end(&mut self, proto: u8, inside: SocketAddr, outside: SocketAddr) {
+    pub(crate) fn end(&mut self, now: Nanos, proto: u8, inside: SocketAddr, outside: SocketAddr) {
+        self.send_datagrams(now);
         let key = Key {
             proto,
             inside,
@@ -348,6 +389,7 @@ impl Slirp {
             let Some(slot) = self.table.get(i) else {
                 continue;
             };
+            let v6 = slot.key.outside.is_ipv6();
             match &mut slot.flow {
                 Flow::Tcp(t) => {
                     let (mirror, host) = &mut **t;
@@ -359,7 +401,8 @@ impl Slirp {
                     match error {
                         Some(e) if mirror.is_connecting() => {
                             if let Some(Flow::Tcp(t)) = self.table.remove(i) {
-                                self.refused(&t.0, &e);
+                                let told = errors::why(t.1.as_fd(), v6);
+                                self.refused(&t.0, &e, told);
                             }
                             continue;
                         }
@@ -371,6 +414,8 @@ impl Slirp {
                         None => {}
                     }
                     if mirror.is_connecting() && event.writable {
+                        // From now on what ICMP says may be of a moment only.
+                        let _ = sock::tell_errors(&*host, v6, false);
                         mirror.connected(now);
                     }
                     if event.readable || event.closed {
@@ -384,13 +429,21 @@ impl Slirp {
                     self.held = (self.held + mirror.held()).saturating_sub(before);
                     self.settle(i, fate);
                 }
-                Flow::Udp(_) | Flow::Ping(_) => self.touch(i),
+                Flow::Udp(u) => {
+                    u.erred |= event.error;
+                    self.touch(i);
+                }
+                Flow::Ping(p) => {
+                    p.erred |= event.error;
+                    self.touch(i);
+                }
             }
         }
     }
 
     /// Serves the flows that have something to do; true if there is more.
     pub(crate) fn flush(&mut self, now: Nanos) -> bool {
+        self.send_datagrams(now);
         let mut left = BUDGET;
         // Each at most once: who has more waits for the next turn.
         for _ in 0..self.dirty.len() {
@@ -412,7 +465,7 @@ impl Slirp {
                 }
                 Flow::Udp(u) => (
                     Fate::Lives,
-                    u.receive(&key, &mut self.frames, &mut self.out),
+                    u.receive(&key, &mut self.inbox, &mut self.frames, &mut self.out),
                 ),
                 Flow::Ping(p) => (
                     Fate::Lives,

@@ -3,8 +3,8 @@
 //! The gateway has seen to it that fragments don't overlap and that their first one was judged. Here they wait for each other, few
 //! datagrams at a time and not for long; the oldest makes room.
 
+use super::errors::ttl_of;
 use super::packet::ip_header;
-use super::udp::ttl_of;
 use crate::frag::FragmentHeader;
 use std::net::IpAddr;
 use std::time::Duration;
