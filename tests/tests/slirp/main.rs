@@ -1,6 +1,8 @@
 //! Containers that reach outside by sockets of the host, with real kernels at both ends.
 
 mod datagrams;
+mod errors;
+mod measure;
 mod rig;
 mod rootless;
 mod tcp;

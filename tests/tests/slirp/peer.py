@@ -1,5 +1,5 @@
 """Both ends of the transfers: `serve` outside, everything else inside a container. Prints one line that says what came."""
-import hashlib, random, socket, struct, sys, threading, time
+import hashlib, random, select, socket, struct, sys, threading, time
 
 BLOCK = random.Random(7).randbytes(1 << 20)
 
@@ -291,6 +291,46 @@ def datagram(host, port, size, count=1):
         print("same", good)
     except OSError as e:
         print(type(e).__name__, e.errno)
+
+
+def told(host, port, size, cut="1"):
+    """What the error queue says of a datagram; `cut`: IP_MTU_DISCOVER, 0 never sets "don't fragment", 2 always, 3 against all that is known."""
+    info = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+    s = socket.socket(info[0], info[1])
+    v6 = info[0] == socket.AF_INET6
+    level, errors, discover = (41, 25, 23) if v6 else (0, 11, 10)
+    s.setsockopt(level, errors, 1)
+    s.setsockopt(level, discover, int(cut))
+    s.connect(info[4])
+    s.settimeout(5)
+    b = (b"told" + BLOCK)[: int(size)]
+    s.send(b)
+    poll = select.poll()
+    poll.register(s, select.POLLIN)
+    if not poll.poll(5000):
+        print("nothing")
+        return
+    s.setblocking(False)
+    try:
+        b, control, _, _ = s.recvmsg(100, 200, socket.MSG_ERRQUEUE)
+    except BlockingIOError:
+        print("answered", len(s.recv(65536)))
+        return
+    _, _, data = control[0]
+    errno, origin, kind, code, _, mtu, _ = struct.unpack("=IBBBBII", data[:16])
+    sender = socket.inet_ntop(info[0], data[24:40] if v6 else data[20:24])
+    print(kind, code, sender, mtu, "quoted" if b[:4] == b"told" else "not quoted")
+
+
+def shout(group, port):
+    """A datagram to many."""
+    info = socket.getaddrinfo(group, port, type=socket.SOCK_DGRAM)[0]
+    s = socket.socket(info[0], info[1])
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+    if info[0] == socket.AF_INET6:
+        s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, socket.if_nametoindex("eth0"))
+    s.sendto(b"shout", info[4])
+    print("sent")
 
 
 globals()[sys.argv[1]](*sys.argv[2:])

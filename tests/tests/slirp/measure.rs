@@ -1,0 +1,102 @@
+//! Figures, printed and judged by nobody: `cargo test -p vswitch-tests --test slirp measure -- --ignored --nocapture`, with a release build in
+//! VSWITCH_BIN_DIR that has `vswitch-bench` too. pasta, where it is installed, stands beside it in the same namespaces.
+
+use crate::rig::{FAR, Site, site};
+use std::time::Duration;
+use vswitch_tests::{Background, Lab, Mtu, Node, program, tap_lab};
+
+const ROUNDS: usize = 5;
+
+/// Datagrams of 64 bytes that arrive per second, in thousands, from inside to outside and the other way.
+fn small_datagrams(a: &Node, outside: &Node, far: &str) -> [u64; 2] {
+    let tool = program("vswitch-bench");
+    let at = format!("{far}:7300");
+    let argv = ["tool", "udp-sink", &at, "--size", "64", "--seconds", "2"];
+    let mut sink = outside.spawn(&[&[tool.as_str()], &argv[..]].concat());
+    sink.wait_for("ready");
+    let argv = ["tool", "udp-flood", &at, "--size", "64", "--seconds", "2"];
+    a.ok(&[&[tool.as_str()], &argv[..]].concat());
+    let said = sink.finish(Duration::from_secs(30)).expect_ok();
+    let line = said.lines().find(|l| l.starts_with('{')).expect("JSON");
+    let v: serde_json::Value = serde_json::from_str(line).expect("JSON");
+    let up = v["datagrams"].as_f64().expect("a count") / v["seconds"].as_f64().expect("a time");
+    let _server = outside.iperf3_server();
+    let down = a.iperf3(far, &["-u", "-b", "0", "-l", "64", "-t", "2", "-R"]);
+    let down = down.received_bytes as f64 / 64.0 / 2.0;
+    [(up / 1e3) as u64, (down / 1e3) as u64]
+}
+
+fn median(mut of: Vec<u64>) -> u64 {
+    of.sort_unstable();
+    of[of.len() / 2]
+}
+
+fn print(name: &str, rounds: &[[u64; 2]]) {
+    let way = |i: usize| median(rounds.iter().map(|r| r[i]).collect());
+    println!(
+        "{name}: up {} kpps, down {} kpps; {rounds:?}",
+        way(0),
+        way(1)
+    );
+}
+
+/// A container behind pasta, on a host of its own with the same neighbour outside.
+fn behind_pasta(lab: &Lab, mtu: &str) -> Option<(Node, Node, Node, Background)> {
+    let (host, outside) = (lab.host("pasta"), lab.host("outside2"));
+    if !host.run(&["pasta", "--version"]).success() {
+        println!("pasta isn't installed: package passt");
+        return None;
+    }
+    lab.link(&host, "out0", &outside, "eth0", Mtu(1500));
+    host.addr("out0", "198.51.100.1/24");
+    outside.addr("eth0", "198.51.100.254/24");
+    host.ok(&["ip", "route", "add", "default", "via", "198.51.100.254"]);
+    let b = lab.container("b");
+    let pid = b.pid().to_string();
+    let netns = format!("/proc/{pid}/ns/net");
+    let argv = [
+        "pasta",
+        "-f",
+        "-q",
+        "-4",
+        "--config-net",
+        "--runas",
+        "0",
+        "-m",
+        mtu,
+        "-t",
+        "none",
+        "-u",
+        "none",
+        "-T",
+        "none",
+        "-U",
+        "none",
+        "--netns",
+        &netns,
+    ];
+    let pasta = host.spawn(&argv);
+    vswitch_tests::wait_until("pasta to set up its interface", || {
+        b.run(&["ip", "route", "get", FAR[0]]).success()
+    });
+    Some((host, b, outside, pasta))
+}
+
+#[test]
+#[ignore = "prints figures, which a release build on a quiet machine is for"]
+fn small_datagrams_per_second() {
+    let lab = tap_lab!("slirp-measure");
+    let Site { d: _d, a, outside } = site(&lab, "1500");
+    let peer = behind_pasta(&lab, "1500");
+    let (mut ours, mut theirs) = (vec![], vec![]);
+    for _ in 0..ROUNDS {
+        ours.push(small_datagrams(&a, &outside, FAR[0]));
+        if let Some((_, b, outside, _)) = &peer {
+            theirs.push(small_datagrams(b, outside, FAR[0]));
+        }
+    }
+    print("vswitch", &ours);
+    if !theirs.is_empty() {
+        print("pasta", &theirs);
+    }
+}
