@@ -307,7 +307,8 @@ impl Slirp {
 
     /// Takes up a flow whose socket is open.
     fn enter(&mut self, now: Nanos, key: Key, flow: Flow) -> Result<(), DropReason> {
-        let i = self.table.insert(now, key, flow);
+        let first = !matches!(flow, Flow::Tcp(_));
+        let i = self.table.insert(now, key, flow, first);
         let (Some(watch), Some(slot)) = (&self.watch, self.table.get(i)) else {
             return Ok(());
         };
@@ -532,5 +533,19 @@ impl Drop for Slirp {
         for i in all {
             self.close(i, true);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flow_is_small() {
+        let slot = size_of::<Option<table::Slot<Flow>>>();
+        let mirror = size_of::<(Mirror, tcp::Host)>();
+        let index = size_of::<(Key, u32)>();
+        println!("slot {slot}, mirror {mirror}, index {index}");
+        assert!(slot + mirror + index <= 640);
     }
 }

@@ -5,4 +5,5 @@ mod errors;
 mod measure;
 mod rig;
 mod rootless;
+mod scale;
 mod tcp;
