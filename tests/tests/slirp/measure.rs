@@ -1,9 +1,9 @@
 //! Figures, printed and judged by nobody: `cargo test -p vswitch-tests --test slirp measure -- --ignored --nocapture`, with a release build in
-//! VSWITCH_BIN_DIR that has `vswitch-bench` too. pasta, where it is installed, stands beside it in the same namespaces.
+//! VSWITCH_BIN_DIR that has `vswitch-bench` too.
 
 use crate::rig::{FAR, Site, site};
 use std::time::Duration;
-use vswitch_tests::{Background, Lab, Mtu, Node, program, tap_lab};
+use vswitch_tests::{Node, program, tap_lab};
 
 const ROUNDS: usize = 5;
 
@@ -26,7 +26,9 @@ fn small_datagrams(a: &Node, outside: &Node, far: &str) -> [u64; 2] {
     let _server = outside.iperf3_server();
     let down = a.iperf3(far, &["-u", "-b", "0", "-l", "64", "-t", "2", "-R"]);
     let down = down.received_bytes as f64 / 64.0 / 2.0;
-    [(up / 1e3) as u64, (down / 1e3) as u64]
+    let both = [(up / 1e3) as u64, (down / 1e3) as u64];
+    println!("  {}: {both:?}", a.name());
+    both
 }
 
 fn median(mut of: Vec<u64>) -> u64 {
@@ -43,66 +45,11 @@ fn print(name: &str, rounds: &[[u64; 2]]) {
     );
 }
 
-/// A container behind pasta, on a host of its own with the same neighbour outside.
-fn behind_pasta(lab: &Lab, mtu: &str) -> Option<(Node, Node, Node, Background)> {
-    let (host, outside) = (lab.host("pasta"), lab.host("outside2"));
-    if !host.run(&["pasta", "--version"]).success() {
-        println!("pasta isn't installed: package passt");
-        return None;
-    }
-    lab.link(&host, "out0", &outside, "eth0", Mtu(1500));
-    host.addr("out0", "198.51.100.1/24");
-    outside.addr("eth0", "198.51.100.254/24");
-    host.ok(&["ip", "route", "add", "default", "via", "198.51.100.254"]);
-    let b = lab.container("b");
-    let pid = b.pid().to_string();
-    // It has given away what it would need to open another's /proc.
-    let netns = "/run/b.netns";
-    let bind = format!("touch {netns} && mount --bind /proc/{pid}/ns/net {netns}");
-    host.ok(&["sh", "-c", &bind]);
-    let argv = [
-        "pasta",
-        "-f",
-        "-q",
-        "-4",
-        "--config-net",
-        "--runas",
-        "0",
-        "-m",
-        mtu,
-        "-t",
-        "none",
-        "-u",
-        "none",
-        "-T",
-        "none",
-        "-U",
-        "none",
-        "--netns",
-        netns,
-    ];
-    let pasta = host.spawn(&argv);
-    vswitch_tests::wait_until("pasta to set up its interface", || {
-        b.run(&["ip", "route", "get", FAR[0]]).success()
-    });
-    Some((host, b, outside, pasta))
-}
-
 #[test]
 #[ignore = "prints figures, which a release build on a quiet machine is for"]
 fn small_datagrams_per_second() {
     let lab = tap_lab!("slirp-measure");
     let Site { d: _d, a, outside } = site(&lab, "1500");
-    let peer = behind_pasta(&lab, "1500");
-    let (mut ours, mut theirs) = (vec![], vec![]);
-    for _ in 0..ROUNDS {
-        ours.push(small_datagrams(&a, &outside, FAR[0]));
-        if let Some((_, b, outside, _)) = &peer {
-            theirs.push(small_datagrams(b, outside, FAR[0]));
-        }
-    }
-    print("vswitch", &ours);
-    if !theirs.is_empty() {
-        print("pasta", &theirs);
-    }
+    let rounds = [(); ROUNDS].map(|()| small_datagrams(&a, &outside, FAR[0]));
+    print("vswitch", &rounds);
 }
