@@ -41,10 +41,10 @@ def serve(port):
 
 
 def use(all, word):
-    """One after the other, 200 under way."""
+    """In their order, few at once: what is measured is flows, not frames on their way."""
     good = 0
-    for at in range(0, len(all), 200):
-        some = all[at : at + 200]
+    for at in range(0, len(all), 8):
+        some = all[at : at + 8]
         for i, s in enumerate(some):
             s.send(b"%08d" % (at + i))
         for i, s in enumerate(some):
