@@ -95,5 +95,9 @@ fn ten_thousand_of_each_and_datagrams_make_room() {
     vswitch_tests::wait_until("the connections' sockets to be closed", || {
         descriptors(&d) + TCP <= held
     });
+    d.ctl(&["conntrack", "flush"]);
+    vswitch_tests::wait_until("the mappings' sockets to be closed", || {
+        descriptors(&d) <= fds + 2
+    });
     d.assert_ledger();
 }

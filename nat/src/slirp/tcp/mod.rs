@@ -17,8 +17,9 @@
 //!
 //! The container's end is as hostile as any frame. A segment is judged by RFC 9293 3.10.7 with the challenge acknowledgements of
 //! RFC 5961. Towards the container loss is repaired as RFC 5681 and RFC 6582
-//! (NewReno) say, timers are RFC 6298's. SACK and timestamps aren't offered: nothing on the way is far or lossy enough to repay
-//! their bytes.
+//! (NewReno) say, timers are RFC 6298's. What is kept of the container's segments is acknowledged selectively (RFC 2018): without, Linux
+//! takes what was lost for late where segments have overtaken each other, and waits for its timer. Timestamps aren't offered: nothing on
+//! the way is far enough to repay their bytes.
 
 mod held;
 mod host;
@@ -28,7 +29,7 @@ pub mod segment;
 mod tests;
 
 pub(crate) use host::Host;
-use segment::{ACK, FIN, Header, RST, SYN, Segment};
+use segment::{ACK, FIN, Header, RST, SYN, Says, Segment};
 use std::io::{self, ErrorKind, IoSliceMut};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -111,6 +112,8 @@ pub struct Mirror {
     /// Whether windows are scaled, and how the container's are.
     scales: bool,
     peer_scale: u8,
+    /// The container takes selective acknowledgements.
+    sacks: bool,
     /// The container has sent its last, and the host socket knows.
     rcv_fin: bool,
     /// The host socket hasn't taken all that came, and the rest is lost.
@@ -168,6 +171,7 @@ impl Mirror {
             room: 0,
             scales: syn.scale.is_some(),
             peer_scale: syn.scale.unwrap_or(0),
+            sacks: syn.sack,
             rcv_fin: false,
             refused: false,
             held: held::Held::default(),
@@ -505,7 +509,7 @@ impl Mirror {
             ack,
             flags,
             window,
-            options: None,
+            says: Says::Nothing,
         }
     }
 
@@ -527,7 +531,7 @@ impl Mirror {
             ack: 0,
             flags: SYN,
             window: 0,
-            options: None,
+            says: Says::Nothing,
         })
     }
 }
@@ -548,6 +552,6 @@ pub(crate) fn refusal(inside: SocketAddr, outside: SocketAddr, s: &Segment<'_>) 
         ack,
         flags,
         window: 0,
-        options: None,
+        says: Says::Nothing,
     })
 }
