@@ -149,7 +149,10 @@ impl Says {
                 let scale = scale.map_or([1, 1, 1, 0], |s| [1, 3, 3, s]);
                 let bytes = [2, 4, a, b].into_iter().chain(scale);
                 let sack = sack.then_some(SACK_PERMITTED).into_iter().flatten();
-                field.iter_mut().zip(bytes.chain(sack)).for_each(|(f, b)| *f = b);
+                field
+                    .iter_mut()
+                    .zip(bytes.chain(sack))
+                    .for_each(|(f, b)| *f = b);
             }
             Says::Blocks(n, blocks) => {
                 let all = blocks.iter().take(n.into());
