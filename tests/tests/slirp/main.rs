@@ -7,4 +7,5 @@ mod measure;
 mod rig;
 mod rootless;
 mod scale;
+mod stalls;
 mod tcp;

@@ -322,6 +322,58 @@ def told(host, port, size, cut="1"):
     print(kind, code, sender, mtu, "quoted" if b[:4] == b"told" else "not quoted")
 
 
+PATIENCE = 2
+
+
+def steady(host, port, n, way):
+    """A transfer in which something moves all the time: no single call takes long."""
+    s, n, done, longest = connect(host, port), int(n), 0, 0.0
+    s.sendall(b"sink\n" if way == "up" else f"source {n}\n".encode())
+    s.settimeout(PATIENCE)
+    h = hashlib.sha256()
+    if way == "up":
+        for b in blocks(n):
+            at = 0
+            while at < len(b):
+                since = time.monotonic()
+                at += s.send(b[at : at + 65536])
+                longest = max(longest, time.monotonic() - since)
+        s.shutdown(socket.SHUT_WR)
+        s.settimeout(60)
+        said = b""
+        while len(said) < 64:
+            said += s.recv(100)
+        got = said.decode()
+    else:
+        while True:
+            since = time.monotonic()
+            b = s.recv(1 << 18)
+            longest = max(longest, time.monotonic() - since)
+            if not b:
+                break
+            h.update(b)
+        got = h.hexdigest()
+    print("same" if got == digest(n) else "other", "longest wait", int(longest * 1000), "ms")
+
+
+def typed(host, port, n):
+    """Keys and their echo, one by one, as of a remote shell."""
+    s = connect(host, port)
+    s.settimeout(PATIENCE)
+    s.sendall(b"echo\n")
+    good = 0
+    for i in range(int(n)):
+        key = b"%c" % (97 + i % 26)
+        s.sendall(key)
+        good += s.recv(10) == key
+    # An answer that is long all at once.
+    s.sendall(BLOCK[:5000])
+    back = b""
+    while len(back) < 5000:
+        back += s.recv(65536)
+    print("echoed", good, back == BLOCK[:5000])
+
+
 def shout(group, port):
     """A datagram to many."""
     info = socket.getaddrinfo(group, port, type=socket.SOCK_DGRAM)[0]

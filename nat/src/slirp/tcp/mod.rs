@@ -138,6 +138,8 @@ pub struct Mirror {
     /// Loss is being repaired until this is acknowledged.
     recover: Option<u32>,
     duplicates: u8,
+    /// What the container has behind the first hole, if it says so.
+    sacked: Option<u32>,
     /// There may be bytes to peek; the host's peer has sent its last; that was seen by a peek; the FIN sent for it.
     readable: bool,
     hung_up: bool,
@@ -189,6 +191,7 @@ impl Mirror {
             ssthresh: MAX_CWND,
             recover: None,
             duplicates: 0,
+            sacked: None,
             readable: false,
             hung_up: false,
             eof: false,
@@ -385,6 +388,7 @@ impl Mirror {
             return false;
         }
         let window = u32::from(s.window) << self.peer_scale;
+        self.sacked = s.sacked;
         if before(self.una, s.ack) {
             self.advance(now, s.ack, io, out);
         } else if s.ack == self.una

@@ -181,14 +181,17 @@ impl Mirror {
         self.ack_due = false;
     }
 
-    /// Sends the first frame that isn't acknowledged once more.
+    /// Sends the first frame that isn't acknowledged once more, or what is missing of it.
     pub(super) fn resend(&mut self, io: &mut impl Stream, out: &mut Vec<Frame>) {
         self.timed = None;
         let end = match self.fin {
             Some(f) if before(f, self.max) => f,
             _ => self.max,
         };
-        let known = end.wrapping_sub(self.una);
+        let mut known = end.wrapping_sub(self.una);
+        if let Some(edge) = self.sacked.filter(|e| before(self.una, *e)) {
+            known = known.min(edge.wrapping_sub(self.una));
+        }
         if known == 0 {
             // Only the FIN is missing.
             self.next = self.una;

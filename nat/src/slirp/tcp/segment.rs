@@ -40,6 +40,8 @@ pub struct Segment<'a> {
     pub(crate) mss: Option<u16>,
     pub(crate) scale: Option<u8>,
     pub(crate) sack: bool,
+    /// Where the first begins of what is acknowledged selectively.
+    pub(crate) sacked: Option<u32>,
     pub(crate) payload: [&'a [u8]; 2],
 }
 
@@ -62,9 +64,11 @@ impl<'a> Segment<'a> {
         let first = head.get(data..end.min(head.len()))?;
         let rest = tail.get(..end.saturating_sub(head.len()))?;
         let word = |at: usize| u32::from_be_bytes([tcp[at], tcp[at + 1], tcp[at + 2], tcp[at + 3]]);
-        let (mut mss, mut scale, mut sack) = (None, None, false);
+        let (mut mss, mut scale, mut sack, mut sacked) = (None, None, false, None);
         if tcp[13] & SYN != 0 {
             (mss, scale, sack) = syn_options(options);
+        } else if !options.is_empty() {
+            sacked = first_sacked(options, word(8));
         }
         Some(Segment {
             seq: word(4),
@@ -74,6 +78,7 @@ impl<'a> Segment<'a> {
             mss,
             scale,
             sack,
+            sacked,
             payload: [first, rest],
         })
     }
@@ -95,9 +100,8 @@ impl<'a> Segment<'a> {
     }
 }
 
-/// MSS, window scale, and whether selective acknowledgement is permitted (RFC 9293 3.2, RFC 7323 2.2, RFC 2018 2).
-fn syn_options(mut options: &[u8]) -> (Option<u16>, Option<u8>, bool) {
-    let (mut mss, mut scale, mut sack) = (None, None, false);
+/// The options of a header, each with its kind and length.
+fn each_option(mut options: &[u8], see: &mut dyn FnMut(&[u8])) {
     while let [kind, rest @ ..] = options {
         let len = match kind {
             0 => break,
@@ -107,17 +111,44 @@ fn syn_options(mut options: &[u8]) -> (Option<u16>, Option<u8>, bool) {
                 _ => break,
             },
         };
-        match options.get(..len) {
-            Some([2, 4, a, b]) => mss = Some(u16::from_be_bytes([*a, *b])),
-            // RFC 7323 2.3: 14 at most.
-            Some([3, 3, s]) => scale = Some((*s).min(14)),
-            Some([4, 2]) => sack = true,
-            Some(_) => {}
-            None => break,
-        }
+        let Some(option) = options.get(..len) else {
+            break;
+        };
+        see(option);
         options = options.get(len..).unwrap_or_default();
     }
+}
+
+/// MSS, window scale, and whether selective acknowledgement is permitted (RFC 9293 3.2, RFC 7323 2.2, RFC 2018 2).
+fn syn_options(options: &[u8]) -> (Option<u16>, Option<u8>, bool) {
+    let (mut mss, mut scale, mut sack) = (None, None, false);
+    each_option(options, &mut |option| match option {
+        [2, 4, a, b] => mss = Some(u16::from_be_bytes([*a, *b])),
+        // RFC 7323 2.3: 14 at most.
+        [3, 3, s] => scale = Some((*s).min(14)),
+        [4, 2] => sack = true,
+        _ => {}
+    });
     (mss, scale, sack)
+}
+
+/// Where the first block behind `ack` begins (RFC 2018 3). One before it is of what came twice (RFC 2883).
+fn first_sacked(options: &[u8], ack: u32) -> Option<u32> {
+    let mut first: Option<u32> = None;
+    each_option(options, &mut |option| {
+        let [5, _, blocks @ ..] = option else {
+            return;
+        };
+        for block in blocks.chunks_exact(8) {
+            if let Some(edge) = block.first_chunk().copied().map(u32::from_be_bytes)
+                && super::before(ack, edge)
+                && first.is_none_or(|f| super::before(edge, f))
+            {
+                first = Some(edge);
+            }
+        }
+    });
+    first
 }
 
 /// What a segment says beside its fixed header.
@@ -323,6 +354,13 @@ mod tests {
             syn_options(&[2, 4, 5, 0xb4, 3, 3, 99]),
             (Some(1460), Some(14), false)
         );
+        let mut sack = vec![1, 1, 5, 26];
+        for edge in [400u32, 500, 200, 300, 50, 60] {
+            sack.extend(edge.to_be_bytes());
+        }
+        assert_eq!(first_sacked(&sack, 100), Some(200));
+        assert_eq!(first_sacked(&sack[..20], 100), None, "cut off");
+        assert_eq!(first_sacked(&[5, 2, 5, 6, 0, 0, 0, 9], 1), None);
         for bad in [
             &[2][..],
             &[2, 0, 0],

@@ -1,5 +1,7 @@
 //! The mirror between a container's end that behaves, or doesn't, and a host socket that takes and gives as it likes.
 
+mod sack;
+
 use super::segment::{Header, PSH, bare, filled};
 use super::*;
 use proptest::prelude::*;
@@ -286,32 +288,6 @@ fn what_comes_ahead_waits_and_each_segment_is_told() {
         let order: Vec<u8> = (0..4).flat_map(|i| [i; 100]).collect();
         assert_eq!(r.io.took, order[..all as usize]);
     }
-}
-
-#[test]
-fn what_waits_is_acknowledged_selectively_the_newest_first() {
-    let mut r = Rig::open();
-    let at = |i: u32| SEQ.wrapping_add(i * 100);
-    let said = |r: &Rig| match r.m.held.blocks(r.m.rcv_next) {
-        Says::Blocks(n, blocks) => blocks[..n.into()].to_vec(),
-        other => panic!("{other:?}"),
-    };
-    assert_eq!(said(&r), []);
-    for (i, expected) in [
-        (4, vec![(4, 5)]),
-        (2, vec![(2, 3), (4, 5)]),
-        (8, vec![(8, 9), (2, 3), (4, 5)]),
-        (6, vec![(6, 7), (2, 3), (4, 5)]),
-        (5, vec![(4, 7), (2, 3), (8, 9)]),
-    ] {
-        r.input(&segment(at(i), OURS, ACK, 4000, &[i as u8; 100]));
-        let expected: Vec<_> = expected.iter().map(|(a, b)| (at(*a), at(*b))).collect();
-        assert_eq!(said(&r), expected, "{i}");
-    }
-    for i in [0, 1, 3, 7] {
-        r.input(&segment(at(i), OURS, ACK, 4000, &[i as u8; 100]));
-    }
-    assert_eq!((said(&r), r.io.took.len()), (vec![], 900));
 }
 
 #[test]
