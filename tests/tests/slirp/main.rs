@@ -2,6 +2,7 @@
 
 mod datagrams;
 mod errors;
+mod hostile;
 mod lossy;
 mod measure;
 mod rig;
