@@ -422,6 +422,9 @@ impl Slirp {
                     if event.readable || event.closed {
                         mirror.readable(event.closed);
                     }
+                    if event.urgent {
+                        mirror.urgent();
+                    }
                     let before = mirror.held();
                     let fate = match event.writable {
                         true => mirror.writable(host, &mut self.frames),

@@ -6,7 +6,7 @@
 pub use super::datagram::{recv_segments, send_segments, set_ttl, tell_errors};
 use nix::errno::Errno;
 use nix::sys::socket::sockopt::{
-    Ipv6V6Only, KeepAlive, Linger, SocketError, TcpNoDelay, UdpGroSegment,
+    Ipv6V6Only, KeepAlive, Linger, OobInline, SocketError, TcpNoDelay, UdpGroSegment,
 };
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, connect,
@@ -59,6 +59,8 @@ pub fn open(kind: Kind, to: SocketAddr, from: Option<IpAddr>) -> io::Result<Owne
         Kind::Tcp => {
             setsockopt(&fd, TcpNoDelay, &true)?;
             setsockopt(&fd, KeepAlive, &true)?;
+            // Urgent data in its place (RFC 6093 6): taken out, it would be missing in what is peeked.
+            setsockopt(&fd, OobInline, &true)?;
             // Until it is connected: why it isn't, and who says so.
             let _ = tell_errors(&fd, to.is_ipv6(), true);
         }

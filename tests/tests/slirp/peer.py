@@ -93,6 +93,13 @@ def handle(s):
                 print("ended", flush=True)
             except ConnectionResetError:
                 print("reset", flush=True)
+        elif what[0] == "urgent":  # and then no more until it has been read
+            s.sendall(b"abc")
+            s.send(b"!", socket.MSG_OOB)
+            s.sendall(b"def")
+            s.recv(1)
+            s.send(b"?", socket.MSG_OOB)
+            s.sendall(b"ghi")
         elif what[0] == "peer":
             s.sendall(s.getpeername()[0].encode())
     except OSError as e:
@@ -372,6 +379,28 @@ def typed(host, port, n):
     while len(back) < 5000:
         back += s.recv(65536)
     print("echoed", good, back == BLOCK[:5000])
+
+
+def urgent(host, port):
+    """Urgent data both ways, in its place."""
+    s = connect(host, port, 5)
+    s.sendall(b"urgent\n")
+    b = b""
+    while len(b) < 7:
+        b += s.recv(100)
+    s.send(b"!", socket.MSG_OOB)
+    while len(b) < 11:
+        b += s.recv(100)
+    print(b.decode())
+    s = connect(host, port, 5)
+    s.sendall(b"echo\n")
+    s.sendall(b"xy")
+    s.send(b"!", socket.MSG_OOB)
+    s.sendall(b"z")
+    b = b""
+    while len(b) < 4:
+        b += s.recv(100)
+    print(b.decode())
 
 
 def shout(group, port):

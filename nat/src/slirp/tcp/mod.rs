@@ -145,6 +145,8 @@ pub struct Mirror {
     hung_up: bool,
     eof: bool,
     fin: Option<u32>,
+    /// There has been urgent data: a peek that finds less than it asked for may have ended there only.
+    urgent: bool,
     /// Round trip: smoothed, its variation, and what is being timed.
     srtt: Option<Duration>,
     rttvar: Duration,
@@ -196,6 +198,7 @@ impl Mirror {
             hung_up: false,
             eof: false,
             fin: None,
+            urgent: false,
             srtt: None,
             rttvar: Duration::ZERO,
             timed: None,
@@ -232,6 +235,11 @@ impl Mirror {
     pub fn readable(&mut self, hung_up: bool) {
         self.readable = true;
         self.hung_up |= hung_up;
+    }
+
+    /// The host socket has urgent data, which is in its place as other data is.
+    pub fn urgent(&mut self) {
+        self.urgent = true;
     }
 
     /// The host socket takes bytes again: gives it what waits, and tells the container, if its window was all but closed.

@@ -91,7 +91,7 @@ impl Mirror {
                 self.max = self.next;
                 self.timed.get_or_insert((self.next, now));
                 // The kernel has no more for now; it tells when it has. An end that was told already isn't told again.
-                self.readable = (n as usize) == most || self.hung_up;
+                self.readable = (n as usize) == most || self.hung_up || self.urgent;
             }
             left = left.saturating_sub(n as usize);
         }
