@@ -17,6 +17,7 @@ pub mod events;
 mod fnv;
 pub mod handover;
 mod interface;
+mod listening;
 pub mod logging;
 pub mod metrics;
 pub mod model;

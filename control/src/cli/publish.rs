@@ -15,9 +15,10 @@ pub(super) enum Publish {
     Add {
         /// A name for it.
         name: String,
-        /// Ports of the gateway, such as 8080 or 8000-8010.
-        #[arg(long)]
-        ports: Ports,
+        /// Ports of the gateway, or of the host where the gateway has a host uplink, such as 8080 or 8000-8010; 0 is one of the
+        /// host's that is free, and is told.
+        #[arg(long, required_unless_present = "auto")]
+        ports: Option<Ports>,
         /// Where they lead, such as 192.0.2.10:80; of several one is chosen per connection, with a weight as in 192.0.2.10:80*3.
         #[arg(
             long,
@@ -26,7 +27,7 @@ pub(super) enum Publish {
             value_name = "ADDRESS[:PORT][*WEIGHT]"
         )]
         to: Vec<BackendAddress>,
-        /// The gateway's address [default: every one].
+        /// The gateway's address, or one of the host, such as 127.0.0.1 [default: every one].
         #[arg(long)]
         address: Option<IpAddr>,
         /// The network it is reached from [default: every one].
@@ -35,6 +36,12 @@ pub(super) enum Publish {
         /// Protocol.
         #[arg(long, value_enum, default_value = "tcp")]
         protocol: Protocol,
+        /// Of the ports (all, if none are named) only those that the container listens on, looked for once a second.
+        #[arg(long)]
+        auto: bool,
+        /// The network namespace to look in: a path, a name under /run/netns, or pid:NUMBER [default: that of the container's port].
+        #[arg(long, requires = "auto")]
+        netns: Option<String>,
     },
     /// Publish a port no longer; connections that exist go on.
     Del {
@@ -54,18 +61,29 @@ pub(super) async fn run(s: &Session, command: Publish) -> Done {
             address,
             network,
             protocol,
+            auto,
+            netns,
         } => {
             let port = PublishedPort {
-                ports,
+                ports: ports.unwrap_or(Ports((1, u16::MAX))),
                 protocol,
                 to,
                 address,
                 network,
+                auto,
+                netns,
             };
             let body = serde_json::to_value(&port).unwrap_or_default();
             let path = format!("/v1/publish/{}", escape(&name));
+            let picks = port.ports.0.0 == 0;
             let made = s.client.call("POST", &path, Some(&body)).await?;
-            if s.json { show::json(&made) } else { Ok(()) }
+            if s.json {
+                return show::json(&made);
+            }
+            if picks && let Some(ports) = made.pointer("/config/ports").and_then(|p| p.as_str()) {
+                return show::print(&format!("{ports}\n"));
+            }
+            Ok(())
         }
         Publish::Del { name } => {
             let path = format!("/v1/publish/{}", escape(&name));
@@ -78,7 +96,17 @@ pub(super) async fn run(s: &Session, command: Publish) -> Done {
                 return show::json(&all);
             }
             let rows = all.iter().map(row).collect();
-            let head = ["NAME", "PROTO", "ADDRESS", "PORTS", "TO", "FROM NETWORK"];
+            let head = [
+                "NAME",
+                "PROTO",
+                "ADDRESS",
+                "PORTS",
+                "TO",
+                "FROM NETWORK",
+                "HOST",
+                "CAME",
+                "FAILED",
+            ];
             show::table(&head, rows, "no published ports")
         }
     }
@@ -86,13 +114,26 @@ pub(super) async fn run(s: &Session, command: Publish) -> Done {
 
 fn row(p: &PublishedView) -> Vec<String> {
     let c = &p.config;
+    let found: Vec<String> = p.found.iter().map(ToString::to_string).collect();
+    let host: Vec<String> = p.host.iter().map(ToString::to_string).collect();
     let to: Vec<String> = c.to.iter().map(ToString::to_string).collect();
     vec![
         p.name.clone(),
         format!("{:?}", c.protocol).to_lowercase(),
         c.address.map_or("any".into(), |a| a.to_string()),
-        c.ports.to_string(),
+        match c.auto {
+            true if p.found.is_empty() => format!("none of {}", c.ports),
+            true => found.join(","),
+            false => c.ports.to_string(),
+        },
         to.join(","),
         c.network.clone().unwrap_or_else(|| "any".into()),
+        match &p.fault {
+            Some(fault) => fault.clone(),
+            None if p.host.is_empty() => "-".into(),
+            None => host.join(","),
+        },
+        p.accepted.to_string(),
+        p.failed.to_string(),
     ]
 }

@@ -1,14 +1,18 @@
-//! Published ports: an address and port of a gateway that stand for a container's.
+//! Published ports: an address and port of a gateway, or of the host, that stand for a container's.
+//!
+//! Where a gateway has a host uplink, a port published for a container behind it is one of the host's too: a socket that listens there,
+//! unless it is published at an address of a gateway or for a network alone.
 
 use super::Topology;
 use super::check::Problem;
 use crate::units::{BackendAddress, Ports};
 use serde::{Deserialize, Serialize};
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use utoipa::ToSchema;
 use vswitch_core::bridge::NetworkId;
-use vswitch_nat::Endpoint;
-use vswitch_nat::gateway::{Backend, MAX_BACKENDS, MAX_PORTS, Publish};
+use vswitch_nat::gateway::{Backend, MAX_BACKENDS, MAX_PORTS, Publish, contains};
+use vswitch_nat::{Endpoint, HostPort};
 
 /// Protocols with ports.
 #[derive(
@@ -52,7 +56,7 @@ impl Protocol {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PublishedPort {
-    /// Ports of the gateway.
+    /// Ports of the gateway, or of the host; 0 is one of the host's that is free, and then stays.
     pub ports: Ports,
     /// Protocol.
     #[serde(default)]
@@ -60,14 +64,40 @@ pub struct PublishedPort {
     /// Where they lead: `192.0.2.10:80`, or an address alone for the same port; of several one is chosen per connection,
     /// with a weight as in `192.0.2.10:80*3`.
     pub to: Vec<BackendAddress>,
-    /// The gateway's address; every one by default.
+    /// The gateway's address, or one of the host; every one by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub address: Option<IpAddr>,
     /// The network it is reached from; every one by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<String>,
+    /// Of the ports, only those that the container listens on and the host doesn't, as it is found once a second.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub auto: bool,
+    /// The network namespace in which they are looked for: a path, a name under /run/netns, or `pid:NUMBER`. By default that of
+    /// the port that has the address they lead to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns: Option<String>,
 }
+
+impl PublishedPort {
+    /// Ports that lead to containers, with all else as it is by default.
+    #[must_use]
+    pub fn new(ports: Ports, to: Vec<BackendAddress>) -> PublishedPort {
+        PublishedPort {
+            ports,
+            protocol: Protocol::Tcp,
+            to,
+            address: None,
+            network: None,
+            auto: false,
+            netns: None,
+        }
+    }
+}
+
+/// Ports that containers are found to listen on, by the name that they are published under.
+pub(crate) type Found = BTreeMap<String, BTreeSet<u16>>;
 
 impl Topology {
     pub(super) fn check_publish(&self) -> Result<(), Problem> {
@@ -89,7 +119,20 @@ impl Topology {
                 return at("to", reason, "name 64 at most");
             }
             let (from, to) = p.ports.0;
-            count += usize::from(to - from) + 1;
+            if from == 0 && self.host_addresses(p).is_empty() {
+                let reason = "0 is a port of the host's choice, and it isn't a port of the host's"
+                    .to_owned();
+                let remedy = "name a port, or give the container's gateway a host uplink";
+                return at("ports", reason, remedy);
+            }
+            if p.auto
+                && let Err((field, reason, remedy)) = self.check_auto(p)
+            {
+                return at(field, reason, remedy);
+            }
+            if !p.auto {
+                count += usize::from(to - from) + 1;
+            }
             if count > MAX_PORTS {
                 let reason = format!("more than {MAX_PORTS} ports are published");
                 return at("ports", reason, "publish smaller ranges");
@@ -110,6 +153,9 @@ impl Topology {
             let clash = |q: &PublishedPort| {
                 q.protocol == p.protocol
                     && q.address == p.address
+                    && from != 0
+                    && !p.auto
+                    && !q.auto
                     && (q.network == p.network || q.network.is_none() || p.network.is_none())
                     && q.ports.0.0 <= to
                     && from <= q.ports.0.1
@@ -131,10 +177,111 @@ impl Topology {
         Ok(())
     }
 
+    fn check_auto(&self, p: &PublishedPort) -> Result<(), (&'static str, String, &'static str)> {
+        if self.host_addresses(p).is_empty() {
+            let reason = "what a container listens on is published at the host only".to_owned();
+            let remedy = "give the container's gateway a host uplink, and leave out network";
+            return Err(("auto", reason, remedy));
+        }
+        let four = p.to.iter().filter(|b| b.0.address.is_ipv4()).count();
+        if four > 1 || p.to.len() - four > 1 {
+            let reason = "it is one container that is looked into".to_owned();
+            return Err(("to", reason, "name one address of each family"));
+        }
+        if self.namespace_of(p).is_none() {
+            let reason = "it isn't known in which namespace to look".to_owned();
+            let remedy = "set netns, or the addresses and netns of the container's port";
+            return Err(("netns", reason, remedy));
+        }
+        Ok(())
+    }
+
+    /// The namespace of the container that a published port leads to, as far as it is known.
+    pub(crate) fn namespace_of<'a>(&'a self, p: &'a PublishedPort) -> Option<&'a str> {
+        let has = |port: &&super::Port| {
+            let mut own = port.addresses.iter();
+            own.any(|a| p.to.iter().any(|b| b.0.address == a.0.0))
+        };
+        let port = || self.ports.values().find(has)?.netns.as_deref();
+        p.netns.as_deref().or_else(port)
+    }
+
+    /// Published ports with each of those found in the place of what is to be looked for; named `NAME/PORT`. What is published otherwise
+    /// comes first.
+    pub(crate) fn with_found(&self, found: &Found) -> Topology {
+        let mut all = self.clone();
+        all.publish.retain(|_, p| !p.auto);
+        let taken: BTreeSet<(Protocol, u16)> = all
+            .publish
+            .values()
+            .flat_map(|p| (p.ports.0.0..=p.ports.0.1).map(|n| (p.protocol, n)))
+            .collect();
+        for (name, p) in self.publish.iter().filter(|(_, p)| p.auto) {
+            let (from, to) = p.ports.0;
+            let here = found.get(name).into_iter().flatten().copied();
+            for n in here.filter(|n| (from..=to).contains(n) && !taken.contains(&(p.protocol, *n)))
+            {
+                let mut one = p.clone();
+                one.ports = Ports((n, n));
+                for b in &mut one.to {
+                    b.0.port = b.0.port.and_then(|b| b.checked_add(n - from));
+                }
+                all.publish.insert(format!("{name}/{n}"), one);
+            }
+        }
+        all
+    }
+
+    /// The addresses of the host that a published port is at; none if it isn't the host's.
+    fn host_addresses(&self, p: &PublishedPort) -> Vec<IpAddr> {
+        if p.network.is_some() || p.protocol == Protocol::Sctp {
+            return Vec::new();
+        }
+        let gateways = || self.networks.values().filter_map(|n| n.gateway.as_ref());
+        let is_gateways = |a: &IpAddr| {
+            gateways().any(|g| {
+                let own = g.addresses.iter().any(|c| c.0.0 == *a);
+                own || g.nat.as_ref().is_some_and(|n| n.addresses.contains(a))
+            })
+        };
+        if p.address.as_ref().is_some_and(is_gateways) {
+            return Vec::new();
+        }
+        let behind = |b: &IpAddr| {
+            gateways().filter(|g| g.host_uplink.is_some()).any(|g| {
+                let mut reached = g.addresses.iter().chain(g.routes.iter().map(|r| &r.to));
+                reached.any(|c| contains(c.0, *b))
+            })
+        };
+        let any: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+        any.into_iter()
+            .filter(|a| {
+                let mut to = p.to.iter().map(|b| b.0.address);
+                to.any(|b| b.is_ipv4() == a.is_ipv4() && behind(&b))
+            })
+            .map(|a| p.address.unwrap_or(a))
+            .collect()
+    }
+
+    /// The ports of the host that stand for containers', and the names that they are published under.
+    pub(crate) fn host_ports(&self) -> Vec<(&str, HostPort)> {
+        let mut all = Vec::new();
+        for (name, p) in &self.publish {
+            let (from, to) = p.ports.0;
+            let proto = p.protocol.number();
+            for a in self.host_addresses(p) {
+                let at = (from..=to).map(|n| SocketAddr::new(a, n));
+                all.extend(at.map(|at| (name.as_str(), HostPort { proto, at })));
+            }
+        }
+        all
+    }
+
     pub(super) fn published(&self, id: impl Fn(&str) -> Option<NetworkId>) -> Vec<Publish> {
         let publish = |p: &PublishedPort| Publish {
             proto: p.protocol.number(),
-            address: p.address,
+            // The back ends tell the family.
+            address: p.address.filter(|a| !a.is_unspecified()),
             network: p.network.as_deref().and_then(&id),
             ports: p.ports.0.0..=p.ports.0.1,
             backends: p

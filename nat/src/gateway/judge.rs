@@ -9,10 +9,9 @@ use super::flows::Way;
 use super::neigh::Resolved;
 use super::prefix::Mapped;
 use crate::Endpoint;
-use crate::conntrack::{ConnId, Dir, Tuple, proto};
+use crate::conntrack::{ConnId, Dir, Tuple};
 use crate::policy::{Action, Compiled, Decision, Key, Mark, State};
 use crate::reply::{self, Cause};
-use crate::service::dns;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -201,9 +200,8 @@ impl Gateway {
         }
     }
 
-    /// Judges a packet for the gateway itself: each by itself, as new, for it has no connection. What a network needs to be one (DHCP,
-    /// neighbour discovery) always passes; DNS, without which no list of names allows anything, is refused only by a rule that
-    /// says which protocol or ports.
+    /// Judges a packet for the gateway itself: each by itself, as new, for it has no connection. What a network needs to be one always
+    /// passes ([`crate::policy::is_exempt`]), and so does most of DNS ([`Compiled::spares_dns`]).
     pub(super) fn judge_local(
         &mut self,
         cx: &mut Cx,
@@ -226,10 +224,7 @@ impl Gateway {
             ..self.stateless(network, e, ends, State::New)
         };
         let decision = policy.judge(&key, &self.names, cx.now);
-        let rule = decision.rule.and_then(|r| policy.rule(r));
-        let is_general = rule.is_none_or(|r| r.protocols.is_empty() && r.ports.is_empty());
-        let is_dns = key.port == dns::PORT && matches!(key.proto, proto::UDP | proto::TCP);
-        if is_general && is_dns {
+        if policy.spares_dns(&decision, &key) {
             cx.note(|| {
                 Step::new("policy", "accept").detail("the gateway's DNS: no rule names its ports")
             });
@@ -433,10 +428,11 @@ impl Gateway {
         for Awaiting { ingress, frame, .. } in ready {
             self.hold(-1);
             self.ingress = ingress;
-            let (meta, network) = (
-                wire::parse(frame.head(), frame.len()),
-                bridge.network_of(ingress),
-            );
+            let network = match ingress {
+                PortId::GATEWAY => Some(super::host::HOST),
+                port => bridge.network_of(port),
+            };
+            let meta = wire::parse(frame.head(), frame.len());
             let (Some(meta), Some(network)) = (meta, network) else {
                 self.counters.count_drop(DropReason::NoPort, 1);
                 continue;
@@ -447,12 +443,21 @@ impl Gateway {
                 meta,
                 verdict,
             };
-            match self.packet(cx, bridge, network, &mut e) {
+            let begins = super::inbound::begins(&e);
+            let done = match network == super::host::HOST {
+                true => self.whole(cx, bridge, network, &mut e).map(|(o, _)| o),
+                false => self.packet(cx, bridge, network, &mut e),
+            };
+            match done {
                 Ok(super::forward::Outcome::Send(out)) => {
                     self.send(cx, bridge, out, e.frame, Origin::Held);
                 }
                 Ok(super::forward::Outcome::Held) => {}
-                Err(why) => self.counters.count_drop(why, 1),
+                Err(why) => {
+                    self.counters.count_drop(why, 1);
+                    let begins = begins.filter(|_| network == super::host::HOST);
+                    self.refused_inbound(begins, why);
+                }
             }
         }
         self.ingress = ingress;

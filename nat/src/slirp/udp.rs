@@ -80,6 +80,13 @@ impl Slirp {
     }
 }
 
+/// The payload of a datagram, or of several and the size of each, as bytes.
+pub(super) fn parts(e: &Entry) -> Option<([&[u8]; 2], Option<u16>)> {
+    let p = payload(e)?;
+    let first = e.frame.head().get(p.head.0..p.head.1)?;
+    Some(([first, e.frame.tail().get(..p.tail)?], p.size))
+}
+
 /// The payload of a datagram, or of several and the size of each.
 fn payload(e: &Entry) -> Option<Payload> {
     if !left_to_offload(&e.frame, &e.meta) && !e.frame.vnet.data_valid {
@@ -282,7 +289,7 @@ fn frame(key: &Key, id: u16, receive: Received<'_>) -> io::Result<Option<Frame>>
 }
 
 /// Writes the headers of a frame that has room for them.
-fn finish(
+pub(super) fn finish(
     frame: &mut Frame,
     from: SocketAddr,
     to: SocketAddr,

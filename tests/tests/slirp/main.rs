@@ -5,6 +5,8 @@ mod errors;
 mod hostile;
 mod lossy;
 mod measure;
+mod programs;
+mod published;
 mod rig;
 mod rootless;
 mod scale;

@@ -27,7 +27,7 @@ fn bulk_transfers_never_stand_still() {
         let Site { d, a, outside } = site(&lab, mtu);
         let _server = serve(&outside, "serve", "7000");
         for way in ["up", "down"] {
-            let said = peer(&a, &["steady", FAR[0], "7000", "209715200", way]);
+            let said = peer(&a, &["unbroken", FAR[0], "7000", "209715200", way]);
             println!("MTU {mtu}, {way}: {said}");
             assert!(said.starts_with("same "), "{mtu} {way}: {said}");
         }

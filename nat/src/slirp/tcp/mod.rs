@@ -21,6 +21,7 @@
 //! takes what was lost for late where segments have overtaken each other, and waits for its timer. Timestamps aren't offered: nothing on
 //! the way is far enough to repay their bytes.
 
+mod active;
 mod held;
 mod host;
 mod output;
@@ -90,6 +91,8 @@ enum Phase {
     Connecting,
     /// The container's SYN was answered.
     Answered,
+    /// We have begun: the container is to answer our SYN.
+    Opening,
     Open,
 }
 
@@ -279,6 +282,9 @@ impl Mirror {
         io: &mut impl Stream,
         out: &mut Vec<Frame>,
     ) -> Fate {
+        if self.phase == Phase::Opening {
+            return self.answered(now, s, io, out);
+        }
         let end = s
             .seq
             .wrapping_add(s.len())
@@ -397,7 +403,8 @@ impl Mirror {
         }
         let window = u32::from(s.window) << self.peer_scale;
         self.sacked = s.sacked;
-        if before(self.una, s.ack) {
+        let is_news = before(self.una, s.ack);
+        if is_news {
             self.advance(now, s.ack, io, out);
         } else if s.ack == self.una
             && s.len() == 0
@@ -407,9 +414,9 @@ impl Mirror {
         {
             self.duplicate(io, out);
         }
-        // RFC 9293 3.10.7.4: from the newest segment only.
+        // From the newest segment only (RFC 9293 3.10.7.4), which one is that acknowledges news (Linux' `tcp_may_update_window`).
         let (seq, ack) = self.wl;
-        if before(seq, s.seq) || seq == s.seq && !before(s.ack, ack) {
+        if is_news || before(seq, s.seq) || seq == s.seq && !before(s.ack, ack) {
             self.window = window;
             self.wl = (s.seq, s.ack);
         }
@@ -492,7 +499,7 @@ impl Mirror {
         io.abort();
         if self.phase == Phase::Connecting {
             out.extend(self.refusal());
-        } else {
+        } else if self.phase != Phase::Opening {
             // In the middle of what the container expects, so that it is believed.
             let seq = if self.flight() > 0 {
                 self.una

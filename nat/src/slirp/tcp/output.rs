@@ -46,6 +46,12 @@ impl Mirror {
                 }
                 return Ok(false);
             }
+            Phase::Opening => {
+                if std::mem::take(&mut self.ack_due) {
+                    out.extend(self.syn_out(io));
+                }
+                return Ok(false);
+            }
             Phase::Open => {}
         }
         self.discard(io)?;
@@ -211,11 +217,18 @@ impl Mirror {
         if self.rcv_fin {
             return 0;
         }
-        if self.refused || self.left() <= (self.room / 2).max(LEAST_ROOM as u32) {
+        let mss = u32::from(self.mss);
+        let few = (self.room / 2).max(LEAST_ROOM as u32).max(2 * mss);
+        if self.refused || self.left() <= few {
             // The kernel counts what it keeps beside the payload too.
             let room = io.room();
             let room = (room - room / 8).min(MAX_WINDOW);
-            let room = if room < LEAST_ROOM { 0 } else { room as u32 };
+            // Less than a whole segment wouldn't be used: where that is long, the rest of it waits in its frame.
+            let room = if room < LEAST_ROOM {
+                0
+            } else {
+                (room as u32).max(mss.next_multiple_of(1 << SCALE))
+            };
             self.room = room;
             // What was promised stays so, unless it was in vain.
             if self.refused || self.left() < room && self.held() == 0 {
@@ -283,7 +296,7 @@ impl Mirror {
         if self.unanswered > most {
             return self.reset(io, out);
         }
-        if self.phase == Phase::Answered {
+        if matches!(self.phase, Phase::Answered | Phase::Opening) {
             self.ack_due = true;
         } else if self.flight() > 0 {
             // RFC 5681 3.1: from the start, slowly.

@@ -13,16 +13,26 @@ const THEIRS: u32 = 0xffff_fff0;
 
 /// A host socket: what it took, and what it has.
 #[derive(Debug, Default)]
-struct Fake {
+pub(super) struct Fake {
     took: Vec<u8>,
     /// Bytes it takes before it is full.
     free: usize,
-    queue: VecDeque<u8>,
+    pub(super) queue: VecDeque<u8>,
     offset: usize,
-    ended: bool,
-    shut: bool,
-    aborted: bool,
+    pub(super) ended: bool,
+    pub(super) shut: bool,
+    pub(super) aborted: bool,
     broken: bool,
+}
+
+impl Fake {
+    /// One that takes so many bytes.
+    pub(super) fn taking(free: usize) -> Fake {
+        Fake {
+            free,
+            ..Fake::default()
+        }
+    }
 }
 
 impl Stream for Fake {
@@ -138,10 +148,7 @@ impl Rig {
         let meta = parse(syn.head(), syn.len()).unwrap();
         let s = Segment::read(&syn, &meta).unwrap();
         let (inside, outside) = ends();
-        let io = Fake {
-            free: 100_000,
-            ..Fake::default()
-        };
+        let io = Fake::taking(100_000);
         Rig {
             m: Mirror::new(inside, outside, &s, ISS),
             io,
@@ -234,6 +241,31 @@ fn nothing_is_answered_before_the_host_has_connected() {
     }
     assert_eq!(r.expire()[0].2, RST | ACK);
     assert_eq!((r.fate, r.io.aborted), (Fate::Ends, true));
+}
+
+#[test]
+fn a_long_segment_finds_room_whole() {
+    // With an MTU of 65520 a sender that may send less than a segment sends nothing, and would wait for its timer.
+    let mut r = Rig::open();
+    r.m.mss = 60_000;
+    r.io.free = 66_000;
+    let sent = r.give(SEQ, OURS, ACK | PSH, 4000, &[0; 60_000]);
+    assert!(u32::from(sent[0].3) << SCALE >= 60_000, "{sent:?}");
+    // Told again as the socket takes more, long before it is half empty.
+    r.io.free = 0;
+    r.give(
+        SEQ.wrapping_add(60_000),
+        OURS,
+        ACK | PSH,
+        4000,
+        &[0; 60_000],
+    );
+    assert_eq!(r.m.held(), 1);
+    r.io.free = 70_000;
+    r.writable();
+    let sent = r.flush();
+    assert_eq!(sent[0].1, SEQ.wrapping_add(120_000));
+    assert!(u32::from(sent[0].3) << SCALE >= 60_000, "{sent:?}");
 }
 
 #[test]
