@@ -124,7 +124,7 @@ impl Incomplete {
 impl Datagram {
     /// Whether a fragment that ends there fits what has come.
     fn takes(&self, end: u32, more: bool) -> bool {
-        let known = self.pieces.last().map_or(0, |p| p.end());
+        let known = self.pieces.last().map_or(0, Piece::end);
         let last_fits = match self.all {
             Some(all) => more && end < all,
             None => more || known <= end,
