@@ -37,6 +37,8 @@ pub enum Cause {
     TimeExceeded,
     /// Fragments of it didn't come in time.
     ReassemblyTime,
+    /// As another router or the far end says it: type and code of an error without a second word.
+    Told(u8, u8),
 }
 
 /// Why a packet gets no answer.
@@ -224,6 +226,7 @@ fn two<const N: usize>(b: &[u8], at: usize) -> Result<[[u8; N]; 2], NoAnswer> {
 /// Type, code and second word.
 fn message(cause: Cause, v6: bool) -> (u8, u8, u32) {
     match (cause, v6) {
+        (Cause::Told(ty, code), _) => (ty, code, 0),
         (Cause::NetUnreachable, false) => (3, 0, 0),
         (Cause::HostUnreachable, false) => (3, 1, 0),
         (Cause::PortUnreachable, false) => (3, 3, 0),

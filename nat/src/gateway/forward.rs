@@ -200,7 +200,9 @@ impl Gateway {
             return Err(DropReason::TtlExceeded);
         }
         let mtu = self.interface(out).ok_or(DropReason::NoRoute)?.config.mtu;
-        if !gso::fits(&e.frame, Offloads::ALL, mtu) && unfragmentable(e.frame.head(), &e.meta) {
+        // What came by the host's sockets has its source here.
+        let uncut = network != HOST && unfragmentable(e.frame.head(), &e.meta);
+        if uncut && !gso::fits(&e.frame, Offloads::ALL, mtu) {
             cx.note(|| {
                 Step::new("gateway", "drop")
                     .detail(format_args!(
@@ -295,8 +297,8 @@ impl Gateway {
             }
             return;
         }
-        let mut origin = origin;
-        let cut = super::split::split(frame, mtu, &mut |piece| {
+        let (mut origin, id) = (origin, self.random() as u32);
+        let cut = super::split::split(frame, mtu, id, &mut |piece| {
             let sent = bridge.originate(cx, network, vid, piece, origin);
             if origin == Origin::Held {
                 if let Err(why) = sent {

@@ -149,7 +149,8 @@ impl Gateway {
             snat: None,
             nptv6: Vec::new(),
         });
-        let mut slirp = Slirp::new(merged.clone(), self.host.watch.clone(), seed);
+        let counters = self.host.counters.clone();
+        let mut slirp = Slirp::new(merged.clone(), self.host.watch.clone(), seed, counters);
         slirp.configure(merged, outbound);
         slirp.allow_splices(!judged);
         self.host.uplink = Some(Box::new(Uplink { interface, slirp }));
@@ -198,20 +199,17 @@ impl Gateway {
             cx.note(|| Step::new("host", "send").detail("by a socket of the host"));
             return Ok(Outcome::Held);
         }
-        self.end_host_flows();
+        self.end_host_flows(cx.now);
         let uplink = self.host.uplink.as_deref_mut();
         let uplink = uplink.ok_or(DropReason::NoRoute)?;
         // Also when it is refused: the container may be to be told.
         self.host.given = true;
-        let bytes = e.frame.len() as u64;
         uplink.slirp.input(cx.now, e)?;
-        self.host.counters.tx_frames.add(1);
-        self.host.counters.tx_bytes.add(bytes);
         Ok(Outcome::Held)
     }
 
     /// Ends the flows whose connections have.
-    fn end_host_flows(&mut self) {
+    fn end_host_flows(&mut self, now: Nanos) {
         let Some(tracking) = self.tracking.as_deref_mut() else {
             return;
         };
@@ -221,7 +219,7 @@ impl Gateway {
         let ended = std::mem::take(&mut tracking.flows.host_ended);
         if let Some(uplink) = self.host.uplink.as_deref_mut() {
             for Ended(proto, inside, outside) in ended {
-                uplink.slirp.end(proto, inside, outside);
+                uplink.slirp.end(now, proto, inside, outside);
             }
             self.host.given = true;
         }
@@ -280,7 +278,7 @@ impl Gateway {
 
     /// Timers of the backend.
     pub(super) fn tick_host(&mut self, cx: &mut Cx, bridge: &mut Bridge) -> Nanos {
-        self.end_host_flows();
+        self.end_host_flows(cx.now);
         if let Some(uplink) = self.host.uplink.as_deref_mut()
             && uplink.slirp.next() <= cx.now
         {

@@ -1,38 +1,118 @@
-//! Fragmenting IPv4 packets that are longer than the next link takes and may be fragmented (RFC 791 3.2, RFC 1812 5.2.6).
+//! Fragmenting packets that are longer than the next link takes: those of IPv4 that may be fragmented (RFC 791 3.2, RFC 1812 5.2.6),
+//! and those that we are the source of ourselves, as of what came by a socket of the host (RFC 8200 4.5).
 
 use vswitch_core::frame::{DropReason, Frame, GsoType, Offloads, gso};
-use vswitch_core::wire::{self, L3, csum};
+use vswitch_core::wire::{self, L3, Meta, csum};
 
 const MORE: u16 = 0x2000;
 
-/// Cuts an IPv4 frame into fragments of at most `mtu` bytes (L3 length), in order. A checksum left to offloading is summed first, a
-/// segmentation-offload frame cut into its packets. Errors: nothing was handed over.
-pub(super) fn split(frame: Frame, mtu: u32, out: &mut dyn FnMut(Frame)) -> Result<(), DropReason> {
-    let mut frame = frame;
+/// Cuts a frame into fragments of at most `mtu` bytes (L3 length), in order. A checksum left to offloading is summed first, a
+/// segmentation-offload frame cut into its packets. `id` is what identifies the fragments of an IPv6 packet, the next ones those of
+/// further packets. Errors: nothing was handed over, or of several packets the last ones weren't.
+pub(super) fn split(
+    frame: Frame,
+    mtu: u32,
+    id: u32,
+    out: &mut dyn FnMut(Frame),
+) -> Result<(), DropReason> {
+    let (mut frame, mut id) = (frame, id);
     if frame.vnet.gso != GsoType::None {
         let mut packets = Vec::new();
         gso::finish(frame, Offloads::NONE, 65_535, &mut |f| packets.push(f))?;
         for packet in packets {
-            fragment(&packet, mtu, out)?;
+            fragment(&packet, mtu, id, out)?;
+            id = id.wrapping_add(1);
         }
         return Ok(());
     }
     gso::complete(&mut frame)?;
-    fragment(&frame, mtu, out)
+    fragment(&frame, mtu, id, out)
 }
 
-fn fragment(frame: &Frame, mtu: u32, out: &mut dyn FnMut(Frame)) -> Result<(), DropReason> {
+/// Appends bytes of a frame to another.
+fn copy(frame: &Frame, from: usize, to: usize, piece: &mut Frame) {
+    let (head, tail) = (frame.head(), frame.tail());
+    let split = head.len();
+    let first = head.get(from.min(split)..to.min(split));
+    let rest = tail.get(from.saturating_sub(split)..to.saturating_sub(split));
+    piece.append(first.unwrap_or_default());
+    piece.append(rest.unwrap_or_default());
+}
+
+fn fragment(
+    frame: &Frame,
+    mtu: u32,
+    id: u32,
+    out: &mut dyn FnMut(Frame),
+) -> Result<(), DropReason> {
+    let meta = wire::parse(frame.head(), frame.len()).ok_or(DropReason::BadPacket)?;
+    match meta.l3 {
+        L3::V4 => fragment4(frame, &meta, mtu, out),
+        L3::V6 => fragment6(frame, &meta, mtu, id, out),
+        _ => Err(DropReason::Mtu),
+    }
+}
+
+const FRAGMENT: u8 = 44;
+
+/// A packet without extension headers, as ours are.
+fn fragment6(
+    frame: &Frame,
+    meta: &Meta,
+    mtu: u32,
+    id: u32,
+    out: &mut dyn FnMut(Frame),
+) -> Result<(), DropReason> {
+    const BAD: DropReason = DropReason::BadPacket;
+    let (head, l3) = (frame.head(), usize::from(meta.l3_off));
+    let link = head.get(..l3).ok_or(BAD)?;
+    let fixed: &[u8; 40] = head.get(l3..).and_then(|b| b.first_chunk()).ok_or(BAD)?;
+    let (start, end) = (l3 + 40, meta.l3_end as usize);
+    if usize::from(meta.l4_off) != start || meta.fragment {
+        return Err(DropReason::Mtu);
+    }
+    let fits = frame.len() <= mtu as usize + l3;
+    let room = (mtu as usize).checked_sub(48).ok_or(DropReason::Mtu)? & !7;
+    if room == 0 {
+        return Err(DropReason::Mtu);
+    }
+    let mut at = start;
+    while at < end {
+        let next = if fits { end } else { (at + room).min(end) };
+        let mut header = *fixed;
+        let mut piece = Frame::new();
+        piece.append(link);
+        if fits {
+            // The last of a segmentation-offload frame may be short.
+            piece.append(&header);
+        } else {
+            header[4..6].copy_from_slice(&((8 + next - at) as u16).to_be_bytes());
+            header[6] = FRAGMENT;
+            piece.append(&header);
+            let offset = (at - start) as u16 | u16::from(next < end);
+            let ([o1, o0], [a, b, c, d]) = (offset.to_be_bytes(), id.to_be_bytes());
+            piece.append(&[fixed[6], 0, o1, o0, a, b, c, d]);
+        }
+        copy(frame, at, next, &mut piece);
+        out(piece);
+        at = next;
+    }
+    Ok(())
+}
+
+fn fragment4(
+    frame: &Frame,
+    meta: &Meta,
+    mtu: u32,
+    out: &mut dyn FnMut(Frame),
+) -> Result<(), DropReason> {
     const BAD: DropReason = DropReason::BadPacket;
     let head = frame.head();
-    let meta = wire::parse(head, frame.len()).ok_or(BAD)?;
     let l3 = usize::from(meta.l3_off);
     let ip = head.get(l3..).ok_or(BAD)?;
     let fixed: &[u8; 20] = ip.first_chunk().ok_or(BAD)?;
     let ihl = usize::from(fixed[0] & 15) * 4;
     let options = ip.get(20..ihl).ok_or(BAD)?;
-    if meta.l3 != L3::V4 {
-        return Err(DropReason::Mtu);
-    }
     let field = u16::from_be_bytes([fixed[6], fixed[7]]);
     let (base, more) = (usize::from(field & 0x1fff) * 8, field & MORE);
     let end = meta.l3_end as usize;
@@ -42,15 +122,6 @@ fn fragment(frame: &Frame, mtu: u32, out: &mut dyn FnMut(Frame)) -> Result<(), D
         return Err(DropReason::Mtu);
     }
     let mut at = l3 + ihl;
-    let bytes = |from: usize, to: usize, piece: &mut Frame| {
-        let split = head.len();
-        if from < split {
-            piece.append(&head[from..to.min(split)]);
-        }
-        if to > split {
-            piece.append(&frame.tail()[from.saturating_sub(split)..to - split]);
-        }
-    };
     while at < end {
         let first = at == l3 + ihl;
         let next = (at + room).min(end);
@@ -69,7 +140,7 @@ fn fragment(frame: &Frame, mtu: u32, out: &mut dyn FnMut(Frame)) -> Result<(), D
         piece.append(&head[..l3]);
         piece.append(&header);
         piece.append(options);
-        bytes(at, next, &mut piece);
+        copy(frame, at, next, &mut piece);
         out(piece);
         at = next;
     }
@@ -119,7 +190,7 @@ mod tests {
         for (options, flags) in [(&[][..], 0), (&[0x83, 4, 1, 1, 7, 4, 5, 0], MORE | 10)] {
             let f = packet(options, 4000, flags);
             let mut out = Vec::new();
-            split(f, 576, &mut |f| out.push(f.to_vec())).expect("cut");
+            split(f, 576, 7, &mut |f| out.push(f.to_vec())).expect("cut");
             let mut joined = Vec::new();
             for (i, b) in out.iter().enumerate() {
                 assert!(b.len() <= 576 + 14);
@@ -147,6 +218,32 @@ mod tests {
                     .enumerate()
                     .all(|(i, b)| *b == (i % 251) as u8)
             );
+        }
+    }
+
+    #[test]
+    fn fragments_of_ipv6_join_to_the_packet() {
+        for payload in [1241usize, 4000, 60_000] {
+            let mut b = vec![
+                2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 0x86, 0xdd, 0x60, 0, 0, 0,
+            ];
+            b.extend((payload as u16).to_be_bytes());
+            b.extend([17, 64]);
+            b.extend([[0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]; 2].concat());
+            b.extend((0..payload).map(|i| (i % 251) as u8));
+            let mut joined = Vec::new();
+            split(Frame::from_bytes(&b).unwrap(), 1280, 9, &mut |f| {
+                let f = f.to_vec();
+                assert!(f.len() <= 1280 + 14);
+                let meta = wire::parse(&f, f.len()).unwrap();
+                let frame = Frame::from_bytes(&f).unwrap();
+                let h = crate::frag::FragmentHeader::of(&frame, &meta).unwrap();
+                let last = h.offset as usize + h.len as usize == payload;
+                assert_eq!((h.id, h.offset as usize, h.more), (9, joined.len(), !last));
+                joined.extend_from_slice(&f[14 + 48..]);
+            })
+            .unwrap();
+            assert_eq!(joined, b[54..]);
         }
     }
 }

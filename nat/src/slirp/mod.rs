@@ -16,9 +16,11 @@
 //! looked at makes room: echoes, then datagrams, then what is ending or connecting, then what has long been idle.
 
 mod accept;
+mod errors;
 mod listen;
 mod moved;
 mod outbound;
+mod outgoing;
 mod packet;
 mod ping;
 mod served;
@@ -38,11 +40,14 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use table::Table;
 use tcp::segment::{RST, SYN, Segment};
 use tcp::{Fate, Mirror};
 use vswitch_core::clock::Nanos;
 use vswitch_core::frame::{DropReason, Entry, Frame};
+use vswitch_core::stats::PortCounters;
+use vswitch_core::sys::datagram::Inbox;
 use vswitch_core::sys::sock::{self, Kind};
 use vswitch_core::sys::source::Source;
 use vswitch_core::wire::L4;
@@ -94,6 +99,15 @@ enum Flow {
     Served(served::Served),
 }
 
+/// What became of a packet that a socket can take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// It has been handed over, or is kept for later.
+    Now,
+    /// It waits for the end of its batch, and is counted then.
+    Waits,
+}
+
 /// The backend; see the module's head.
 #[derive(Debug)]
 pub(crate) struct Slirp {
@@ -113,6 +127,10 @@ pub(crate) struct Slirp {
     incomplete: whole::Incomplete,
     /// The host's network has changed.
     moved: Option<moved::Moved>,
+    /// Datagrams that wait for the end of their batch, and where those that come are put.
+    outgoing: Vec<outgoing::Datagram>,
+    inbox: Inbox,
+    counters: Arc<PortCounters>,
     draw: u64,
 }
 
@@ -137,7 +155,13 @@ impl Flow {
 }
 
 impl Slirp {
-    pub(crate) fn new(config: HostConfig, watch: Option<Watch>, seed: u64) -> Slirp {
+    /// `counters` are of what goes to sockets.
+    pub(crate) fn new(
+        config: HostConfig,
+        watch: Option<Watch>,
+        seed: u64,
+        counters: Arc<PortCounters>,
+    ) -> Slirp {
         Slirp {
             config,
             outbound: Outbound::default(),
@@ -151,6 +175,9 @@ impl Slirp {
             held: 0,
             incomplete: whole::Incomplete::default(),
             moved: None,
+            outgoing: Vec::new(),
+            inbox: Inbox::default(),
+            counters,
             draw: seed,
         }
     }
@@ -194,12 +221,22 @@ impl Slirp {
 
     /// A packet of a container, rewritten and judged already.
     pub(crate) fn input(&mut self, now: Nanos, e: &mut Entry) -> Result<(), DropReason> {
+        let bytes = e.frame.len() as u64;
+        if self.packet(now, e, false)? == Taken::Now {
+            self.counters.tx_frames.add(1);
+            self.counters.tx_bytes.add(bytes);
+        }
+        Ok(())
+    }
+
+    /// `pieced`: it came in fragments.
+    fn packet(&mut self, now: Nanos, e: &mut Entry, pieced: bool) -> Result<Taken, DropReason> {
         const BAD: DropReason = DropReason::BadPacket;
         let (src, dst) = e.meta.addresses(e.frame.head()).ok_or(BAD)?;
         if e.meta.fragment {
             return match self.incomplete.add(now, e)? {
-                Some(mut whole) => self.input(now, &mut whole),
-                None => Ok(()),
+                Some(mut whole) => self.packet(now, &mut whole, true),
+                None => Ok(Taken::Now),
             };
         }
         let l4 = e
@@ -221,18 +258,18 @@ impl Slirp {
         if e.meta.l4 == L4::Udp
             && let Some(done) = self.answer_client(now, &key, e)
         {
-            return done;
+            return done.map(|()| Taken::Now);
         }
         // A client of ours may be anywhere.
         if !self.may_reach(dst) && self.table.find(&key).is_none() {
             let done = matches!(e.meta.l4, L4::Icmp | L4::Icmp6) && self.is_told(e);
-            return done.then_some(()).ok_or(DropReason::HostSocket);
+            return done.then_some(Taken::Now).ok_or(DropReason::HostSocket);
         }
         match e.meta.l4 {
-            L4::Tcp => self.tcp(now, key, e),
-            L4::Udp => self.udp(now, key, e),
-            _ if self.is_told(e) => Ok(()),
-            _ => self.ping(now, key, e),
+            L4::Tcp => self.tcp(now, key, e).map(|()| Taken::Now),
+            L4::Udp => self.udp(now, key, e, pieced),
+            _ if self.is_told(e) => Ok(Taken::Now),
+            _ => self.ping(now, key, e, pieced),
         }
     }
 
@@ -284,7 +321,7 @@ impl Slirp {
             // Not its destination's fault, and it may go the next time.
             Err(e) if e.raw_os_error() == Some(sock::TOO_MANY) => Err(DropReason::HostSocket),
             Err(e) => {
-                self.refused(&mirror, &e);
+                self.refused(&mirror, &e, None);
                 Ok(())
             }
         }
@@ -304,6 +341,8 @@ impl Slirp {
     }
 
     fn make_room(&mut self, now: Nanos) -> bool {
+        // It may have something to send yet.
+        self.send_datagrams(now);
         let Some(i) = self.table.least(now, Flow::worth) else {
             return false;
         };
@@ -313,7 +352,8 @@ impl Slirp {
 
     /// Takes up a flow whose socket is open.
     fn enter(&mut self, now: Nanos, key: Key, flow: Flow) -> Result<(), DropReason> {
-        let i = self.table.insert(now, key, flow);
+        let first = !matches!(flow, Flow::Tcp(_));
+        let i = self.table.insert(now, key, flow, first);
         let (Some(watch), Some(slot)) = (&self.watch, self.table.get(i)) else {
             return Ok(());
         };
@@ -331,17 +371,18 @@ impl Slirp {
     }
 
     /// Tells a container that its connection couldn't be made.
-    fn refused(&mut self, mirror: &Mirror, e: &io::Error) {
-        let cause = match udp::cause_of(e) {
+    fn refused(&mut self, mirror: &Mirror, e: &io::Error, told: Option<errors::Told>) {
+        let (cause, from) = match (told, errors::cause_of(e)) {
+            (Some(told), _) => told,
             // Whoever listens not, resets.
-            Cause::PortUnreachable => {
+            (None, Cause::PortUnreachable) => {
                 self.out.extend(mirror.refusal().map(Out::Packet));
                 return;
             }
-            cause => cause,
+            (None, cause) => (cause, None),
         };
         let syn = mirror.syn();
-        self.out.extend(syn.map(|f| Out::Error(f, cause, None)));
+        self.out.extend(syn.map(|f| Out::Error(f, cause, from)));
     }
 
     /// After something happened to a TCP flow: it is flushed, or it has ended.
@@ -377,7 +418,8 @@ impl Slirp {
     }
 
     /// The connection of a flow has ended: it was denied, has aged out or made room.
-    pub(crate) fn end(&mut self, proto: u8, inside: SocketAddr, outside: SocketAddr) {
+    pub(crate) fn end(&mut self, now: Nanos, proto: u8, inside: SocketAddr, outside: SocketAddr) {
+        self.send_datagrams(now);
         let key = Key {
             proto,
             inside,
@@ -398,6 +440,7 @@ impl Slirp {
             let Some(slot) = self.table.get(i) else {
                 continue;
             };
+            let v6 = slot.key.outside.is_ipv6();
             match &mut slot.flow {
                 Flow::Tcp(t) => {
                     let (mirror, host) = &mut **t;
@@ -409,7 +452,8 @@ impl Slirp {
                     match error {
                         Some(e) if mirror.is_connecting() => {
                             if let Some(Flow::Tcp(t)) = self.table.remove(i) {
-                                self.refused(&t.0, &e);
+                                let told = errors::why(t.1.as_fd(), v6);
+                                self.refused(&t.0, &e, told);
                             }
                             continue;
                         }
@@ -421,10 +465,15 @@ impl Slirp {
                         None => {}
                     }
                     if mirror.is_connecting() && event.writable {
+                        // From now on what ICMP says may be of a moment only.
+                        let _ = sock::tell_errors(&*host, v6, false);
                         mirror.connected(now);
                     }
                     if event.readable || event.closed {
                         mirror.readable(event.closed);
+                    }
+                    if event.urgent {
+                        mirror.urgent();
                     }
                     let before = mirror.held();
                     let fate = match event.writable {
@@ -434,7 +483,14 @@ impl Slirp {
                     self.held = (self.held + mirror.held()).saturating_sub(before);
                     self.settle(i, fate);
                 }
-                Flow::Udp(_) | Flow::Ping(_) => self.touch(i),
+                Flow::Udp(u) => {
+                    u.erred |= event.error;
+                    self.touch(i);
+                }
+                Flow::Ping(p) => {
+                    p.erred |= event.error;
+                    self.touch(i);
+                }
                 Flow::Served(_) => {}
             }
         }
@@ -442,6 +498,7 @@ impl Slirp {
 
     /// Serves the flows that have something to do; true if there is more.
     pub(crate) fn flush(&mut self, now: Nanos) -> bool {
+        self.send_datagrams(now);
         let mut left = BUDGET;
         self.serve_listeners(now);
         // Each at most once: who has more waits for the next turn.
@@ -464,7 +521,7 @@ impl Slirp {
                 }
                 Flow::Udp(u) => (
                     Fate::Lives,
-                    u.receive(&key, &mut self.frames, &mut self.out),
+                    u.receive(&key, &mut self.inbox, &mut self.frames, &mut self.out),
                 ),
                 Flow::Ping(p) => (
                     Fate::Lives,
@@ -532,5 +589,19 @@ impl Drop for Slirp {
         for i in all {
             self.close(i, true);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flow_is_small() {
+        let slot = size_of::<Option<table::Slot<Flow>>>();
+        let mirror = size_of::<(Mirror, tcp::Host)>();
+        let index = size_of::<(Key, u32)>();
+        println!("slot {slot}, mirror {mirror}, index {index}");
+        assert!(slot + mirror + index <= 640);
     }
 }

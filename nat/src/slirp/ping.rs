@@ -3,9 +3,9 @@
 //!
 //! They take that `net.ipv4.ping_group_range` names a group of ours; without, requests are dropped with a reason of their own.
 
+use super::errors::{OWN, Travel, cause_of, errors, is_too_long};
 use super::packet::{ip_header, may_fragment};
-use super::udp::{cause_of, errors, follow_ttl, ttl_of};
-use super::{Flow, Key, Out, Slirp};
+use super::{Flow, Key, Out, Slirp, Taken};
 use crate::verify::l4_sum_is_right;
 use std::io::{ErrorKind, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -21,8 +21,10 @@ const AT_ONCE: usize = 16;
 #[derive(Debug)]
 pub(super) struct Ping {
     fd: OwnedFd,
-    ttl: Option<u8>,
+    travel: Travel,
     id: u16,
+    /// The error queue has something.
+    pub(super) erred: bool,
     /// Of the last request, for who quotes it.
     sequence: [u8; 2],
 }
@@ -33,7 +35,13 @@ fn types(v6: bool) -> (u8, u8, u8) {
 }
 
 impl Slirp {
-    pub(super) fn ping(&mut self, now: Nanos, key: Key, e: &Entry) -> Result<(), DropReason> {
+    pub(super) fn ping(
+        &mut self,
+        now: Nanos,
+        key: Key,
+        e: &Entry,
+        pieced: bool,
+    ) -> Result<Taken, DropReason> {
         const BAD: DropReason = DropReason::BadPacket;
         let (at, end) = (usize::from(e.meta.l4_off), e.meta.l3_end as usize);
         let v6 = e.meta.l4 == L4::Icmp6;
@@ -65,8 +73,9 @@ impl Slirp {
                 };
                 let ping = Ping {
                     fd,
-                    ttl: None,
+                    travel: OWN,
                     id: self.random() as u16,
+                    erred: false,
                     sequence: [0; 2],
                 };
                 self.enter(now, key, Flow::Ping(ping))?;
@@ -74,22 +83,40 @@ impl Slirp {
             }
         };
         let Some(slot) = self.table.get(i) else {
-            return Ok(());
+            return Err(DropReason::HostSocket);
         };
         slot.used = now;
-        if let Flow::Ping(p) = &mut slot.flow {
-            p.sequence = [s0, s1];
-            follow_ttl(p.fd.as_fd(), v6, &mut p.ttl, ttl_of(e));
-            if sock::send(&p.fd, [first, rest]).is_err() {
-                // It may have been the error of a request before.
-                self.touch(i);
-                if let Some(Flow::Ping(p)) = self.table.get(i).map(|s| &mut s.flow) {
-                    sock::send(&p.fd, [first, rest]).map_err(|_| DropReason::HostSocket)?;
+        let Flow::Ping(p) = &mut slot.flow else {
+            return Ok(Taken::Now);
+        };
+        Travel::of(e, pieced).tell(p.fd.as_fd(), v6, &mut p.travel);
+        p.sequence = [s0, s1];
+        let Err(error) = sock::send(&p.fd, [first, rest]) else {
+            return Ok(Taken::Now);
+        };
+        let quote = |quoted: &[u8]| quote(&key, sequence_of(quoted).unwrap_or([s0, s1]));
+        errors(p.fd.as_fd(), v6, &mut self.out, &quote);
+        if is_too_long(&error) {
+            return Err(DropReason::Mtu);
+        }
+        // It was the error of a request before.
+        match sock::send(&p.fd, [first, rest]) {
+            Ok(_) => Ok(Taken::Now),
+            Err(e) => {
+                if e.kind() != ErrorKind::WouldBlock {
+                    let offender = quote(&[]);
+                    self.out
+                        .extend(offender.map(|f| Out::Error(f, cause_of(&e), None)));
                 }
+                Err(DropReason::HostSocket)
             }
         }
-        Ok(())
     }
+}
+
+/// The sequence number of a request that an error quotes.
+fn sequence_of(quoted: &[u8]) -> Option<[u8; 2]> {
+    quoted.get(6..8)?.first_chunk().copied()
 }
 
 impl Ping {
@@ -104,15 +131,18 @@ impl Ping {
         frames: &mut Vec<Frame>,
         out: &mut Vec<Out>,
     ) -> bool {
-        let sequence = self.sequence;
-        let quote = || quote(key, sequence);
-        errors(self.fd.as_fd(), key.outside.is_ipv6(), out, &quote);
+        if self.erred {
+            let last = self.sequence;
+            let quote = |quoted: &[u8]| quote(key, sequence_of(quoted).unwrap_or(last));
+            self.erred = errors(self.fd.as_fd(), key.outside.is_ipv6(), out, &quote);
+        }
         for _ in 0..AT_ONCE {
             self.id = self.id.wrapping_add(1);
             match self.reply(key) {
                 Ok(frame) => frames.extend(frame),
-                Err(e) if e.kind() == ErrorKind::WouldBlock => return false,
-                Err(_) => {}
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return self.erred,
+                // The queue says more of it.
+                Err(_) => self.erred = true,
             }
         }
         true

@@ -6,7 +6,7 @@
 
 use super::accept::plain;
 use super::listen::UDP;
-use super::udp::{finish, payload};
+use super::udp::{finish, parts};
 use super::{Flow, Key, Slirp};
 use std::io::{self, ErrorKind, IoSliceMut};
 use std::net::SocketAddr;
@@ -111,7 +111,7 @@ impl Slirp {
             peer,
             id,
         };
-        Some(self.table.insert(now, key, Flow::Served(served)))
+        Some(self.table.insert(now, key, Flow::Served(served), true))
     }
 
     /// Sends a container's datagram to a client of a published port; `None`: it is for none.
@@ -137,7 +137,7 @@ impl Slirp {
             None => (self.listeners.find(UDP, key.inside)?, key.outside),
         };
         let is_new = self.table.find(key).is_none();
-        let Some((parts, size)) = payload(e) else {
+        let Some((parts, size)) = parts(e) else {
             return Some(Err(DropReason::BadPacket));
         };
         let l = self.listeners.get(by)?;

@@ -1,4 +1,7 @@
 //! Flows by tuple, their timers, and which of them makes room.
+//!
+//! Room is made by a flow without a connection as long as there is one, so these have a list of their own: among few of them and very many
+//! connections one is found at once. Of all that could go only a few are looked at, from where the last search ended.
 
 use super::Key;
 use foldhash::fast::RandomState;
@@ -8,7 +11,7 @@ use std::collections::BinaryHeap;
 use std::time::Duration;
 use vswitch_core::clock::Nanos;
 
-/// Places looked at for the flow to make room, and flows found there that could.
+/// Places looked at for a connection to make room, and flows found that could.
 const LOOKED_AT: usize = 1024;
 const CANDIDATES: usize = 16;
 /// The worth of a connection in use, and how long one has to be idle to make room all the same.
@@ -25,6 +28,8 @@ pub(super) struct Slot<F> {
     pub(super) queued: bool,
     /// Its earliest timer.
     timer: Nanos,
+    /// Its place among those that go first.
+    first: Option<u32>,
 }
 
 /// All flows; their number is bounded.
@@ -37,8 +42,10 @@ pub(super) struct Table<F> {
     limit: usize,
     /// Descriptors that others have, of those.
     aside: usize,
-    /// Where to look next for one that makes room.
-    hand: usize,
+    /// Flows that make room before all others.
+    first: Vec<u32>,
+    /// Where to look next for one that makes room: among them, and among all.
+    hands: [usize; 2],
 }
 
 impl<F> Table<F> {
@@ -50,7 +57,8 @@ impl<F> Table<F> {
             timers: BinaryHeap::new(),
             limit,
             aside: 0,
-            hand: 0,
+            first: Vec::new(),
+            hands: [0; 2],
         }
     }
 
@@ -82,13 +90,15 @@ impl<F> Table<F> {
             .filter_map(|(i, s)| Some((i, s.as_ref()?)))
     }
 
-    pub(super) fn insert(&mut self, now: Nanos, key: Key, flow: F) -> u32 {
+    /// `first`: it makes room before those that aren't so.
+    pub(super) fn insert(&mut self, now: Nanos, key: Key, flow: F, first: bool) -> u32 {
         let slot = Some(Slot {
             key,
             flow,
             used: now,
             queued: false,
             timer: Nanos::MAX,
+            first: first.then_some(self.first.len() as u32),
         });
         let i = match self.free.pop() {
             Some(i) => i,
@@ -100,6 +110,9 @@ impl<F> Table<F> {
         if let Some(place) = self.slots.get_mut(i as usize) {
             *place = slot;
         }
+        if first {
+            self.first.push(i);
+        }
         self.index.insert(key, i);
         i
     }
@@ -108,6 +121,15 @@ impl<F> Table<F> {
         let slot = self.slots.get_mut(i as usize)?.take()?;
         self.index.remove(&slot.key);
         self.free.push(i);
+        if let Some(at) = slot.first.map(|at| at as usize)
+            && at < self.first.len()
+        {
+            self.first.swap_remove(at);
+            let moved = self.first.get(at).copied();
+            if let Some(moved) = moved.and_then(|m| self.get(m)) {
+                moved.first = Some(at as u32);
+            }
+        }
         Some(slot.flow)
     }
 
@@ -150,25 +172,35 @@ impl<F> Table<F> {
 
     /// The flow of least worth, and of these the one idle for longest, among a few; none if all of them are in use.
     pub(super) fn least(&mut self, now: Nanos, worth: impl Fn(&F) -> u8) -> Option<u32> {
-        let len = self.slots.len().max(1);
         let mut best: Option<(u8, Nanos, u32)> = None;
-        let mut found = 0;
-        for _ in 0..LOOKED_AT.min(len) {
-            self.hand = (self.hand + 1) % len;
-            let Some(slot) = self.slots.get(self.hand).and_then(Option::as_ref) else {
-                continue;
-            };
+        let mut consider = |slot: &Slot<F>, i: u32| {
             let worth = worth(&slot.flow);
             if worth >= IN_USE && now.since(slot.used) < LONG_IDLE {
-                continue;
+                return false;
             }
-            let this = (worth, slot.used, self.hand as u32);
+            let this = (worth, slot.used, i);
             if best.is_none_or(|b| this < b) {
                 best = Some(this);
             }
-            found += 1;
-            if found == CANDIDATES {
+            true
+        };
+        let [hand, _] = &mut self.hands;
+        for _ in 0..CANDIDATES.min(self.first.len()) {
+            *hand = (*hand + 1) % self.first.len();
+            let i = self.first.get(*hand).copied().unwrap_or(u32::MAX);
+            if let Some(Some(slot)) = self.slots.get(i as usize) {
+                consider(slot, i);
+            }
+        }
+        let (mut found, [_, hand]) = (0, &mut self.hands);
+        let len = self.slots.len();
+        for _ in 0..LOOKED_AT.min(len) {
+            if !self.first.is_empty() || found == CANDIDATES {
                 break;
+            }
+            *hand = (*hand + 1) % len;
+            if let Some(Some(slot)) = self.slots.get(*hand) {
+                found += usize::from(consider(slot, *hand as u32));
             }
         }
         best.map(|b| b.2)
@@ -194,7 +226,7 @@ mod tests {
         let flows = [(1, 4), (2, 1), (3, 1)];
         for (port, worth) in flows {
             assert!(!t.is_full());
-            t.insert(second(port.into()), key(port), worth);
+            t.insert(second(port.into()), key(port), worth, worth < 2);
         }
         assert!(t.is_full());
         let least = |t: &mut Table<u8>, now| {
@@ -211,11 +243,35 @@ mod tests {
     }
 
     #[test]
+    fn the_few_that_go_first_are_found_among_very_many() {
+        let mut t: Table<u8> = Table::new(20_000);
+        let now = Nanos(1_000_000_000);
+        for port in 0..10_000 {
+            // Two in the middle, one ending connection in front.
+            let worth = match port {
+                0 => 2,
+                5_000 | 6_000 => 1,
+                _ => 4,
+            };
+            t.insert(now, key(port), worth, worth == 1);
+        }
+        for left in [1, 0] {
+            let i = t.least(now, |w| *w).expect("one goes");
+            assert_eq!(t.remove(i), Some(1));
+            assert_eq!(t.first.len(), left);
+        }
+        // Of connections the one that ends, in as many searches as it takes to see all.
+        let found = (0..10).find_map(|_| t.least(now, |w| *w));
+        assert_eq!(found.and_then(|i| t.remove(i)), Some(2));
+        assert!((0..10).all(|_| t.least(now, |w| *w).is_none()));
+    }
+
+    #[test]
     fn timers_run_out_in_order_and_can_be_put_off() {
         let mut t: Table<Nanos> = Table::new(9);
         let at = |n| Nanos(n);
         for (port, due) in [(1, 30), (2, 20), (3, 10)] {
-            let i = t.insert(at(0), key(port), at(due));
+            let i = t.insert(at(0), key(port), at(due), false);
             t.arm(i, at(due));
         }
         assert_eq!(t.next(), at(10));

@@ -1,140 +1,78 @@
 //! UDP flows: one connected socket each, so that the kernel says which datagrams are of it and what became of those sent.
 //!
-//! Segmentation-offload frames of a container stay whole (UDP_SEGMENT), and datagrams of a size that arrive together come as
-//! one frame (UDP_GRO). A full send buffer loses datagrams, as a full queue does.
+//! What a container sends waits for the end of its batch and goes to the kernel by as few calls as can be ([`super::outgoing`]);
+//! segmentation-offload frames of a container stay whole (UDP_SEGMENT). What has come is taken by one call, and datagrams of a size that
+//! follow each other become one frame, whether the kernel has joined them (UDP_GRO) or not: a port that can't take it whole cuts it. A full
+//! send buffer loses datagrams, as a full queue does.
 
+use super::errors::{OWN, Travel, cause_of, errors};
+use super::outgoing::Payload;
 use super::packet::{ip_header, may_fragment};
-use super::{Flow, Key, Out, Slirp};
-use crate::reply::Cause;
+use super::{Flow, Key, Out, Slirp, Taken};
 use crate::rewrite::left_to_offload;
 use crate::verify::l4_sum_is_right;
-use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
-use std::net::{IpAddr, SocketAddr};
+use std::io::{self, ErrorKind, IoSliceMut};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use vswitch_core::clock::Nanos;
 use vswitch_core::frame::{DropReason, Entry, Frame, GsoType, VnetHdr};
-use vswitch_core::sys::sock::{self, Kind, QueuedError};
+use vswitch_core::sys::datagram::{self, Inbox};
+use vswitch_core::sys::sock::Kind;
 use vswitch_core::wire::{L3, csum};
 
 const UDP: u8 = 17;
 const HEADER: usize = 8;
 const ETH: usize = 14;
 const TTL: u8 = 64;
-/// Datagrams or joined ones received before others have their turn, and errors told.
-const AT_ONCE: usize = 32;
-const ERRORS: usize = 4;
+/// Calls that receive before others have their turn.
+const CALLS: usize = 4;
 /// Segments the kernel takes at once (include/linux/udp.h, UDP_MAX_SEGMENTS before Linux 6.9).
-const SEGMENTS: usize = 64;
-/// A TTL below this is set at the socket: somebody traces a route. Above, the host's own serves.
-pub(super) const LOW_TTL: u8 = 32;
+pub(super) const SEGMENTS: usize = 64;
+/// From this length on what comes is received into its frame, one by one: copying it would cost more than a call.
+const LONG: usize = 4096;
 
 #[derive(Debug)]
 pub(super) struct Udp {
-    fd: OwnedFd,
-    ttl: Option<u8>,
+    pub(super) fd: OwnedFd,
+    /// What the socket was last told.
+    pub(super) travel: Travel,
+    /// Longest datagrams that the kernel joins on this way.
+    pub(super) joins: usize,
     id: u16,
-}
-
-/// TTL or hop limit of a packet.
-pub(super) fn ttl_of(e: &Entry) -> u8 {
-    let at = usize::from(e.meta.l3_off) + if e.meta.l3 == L3::V4 { 8 } else { 7 };
-    e.frame.head().get(at).copied().unwrap_or(TTL)
-}
-
-/// Sets a socket's TTL where it matters.
-pub(super) fn follow_ttl(fd: BorrowedFd<'_>, v6: bool, is: &mut Option<u8>, ttl: u8) {
-    if ttl < LOW_TTL && *is != Some(ttl) || is.is_some_and(|i| i != ttl) {
-        // A kernel that refuses it sends with its own.
-        let _ = sock::set_ttl(fd, v6, ttl);
-        *is = Some(ttl);
-    }
-}
-
-/// What an error of connecting or sending is to a container.
-pub(super) fn cause_of(e: &io::Error) -> Cause {
-    match e.kind() {
-        ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset => Cause::PortUnreachable,
-        ErrorKind::NetworkUnreachable | ErrorKind::NetworkDown | ErrorKind::AddrNotAvailable => {
-            Cause::NetUnreachable
-        }
-        ErrorKind::PermissionDenied => Cause::Prohibited,
-        _ => Cause::HostUnreachable,
-    }
-}
-
-/// What the error queue says, as an ICMP error for the container.
-pub(super) fn cause(e: &QueuedError, v6: bool) -> Cause {
-    match (e.icmp, v6) {
-        (Some((3, 0)), false) | (Some((1, 0)), true) => Cause::NetUnreachable,
-        (Some((3, 3)), false) | (Some((1, 4)), true) => Cause::PortUnreachable,
-        (Some((3, 4)), false) | (Some((2, _)), true) => Cause::TooBig(e.info),
-        (Some((3, 9 | 10 | 13)), false) | (Some((1, 1)), true) => Cause::Prohibited,
-        (Some((11, 0)), false) | (Some((3, 0)), true) => Cause::TimeExceeded,
-        _ => cause_of(&io::Error::from_raw_os_error(e.errno)),
-    }
-}
-
-/// Reads what a socket's error queue has.
-pub(super) fn errors(
-    fd: BorrowedFd<'_>,
-    v6: bool,
-    out: &mut Vec<Out>,
-    quote: &dyn Fn() -> Option<Frame>,
-) {
-    for _ in 0..ERRORS {
-        let Ok(e) = sock::next_error(fd) else { return };
-        let from = e.from.filter(|a: &IpAddr| !a.is_loopback());
-        out.extend(quote().map(|f| Out::Error(f, cause(&e, v6), from)));
-    }
+    /// The error queue has something.
+    pub(super) erred: bool,
+    /// The last that came was long; bursts have come.
+    long: bool,
+    bursts: bool,
 }
 
 impl Slirp {
-    pub(super) fn udp(&mut self, now: Nanos, key: Key, e: &Entry) -> Result<(), DropReason> {
-        let (parts, size) = payload(e).ok_or(DropReason::BadPacket)?;
+    pub(super) fn udp(
+        &mut self,
+        now: Nanos,
+        key: Key,
+        e: &mut Entry,
+        pieced: bool,
+    ) -> Result<Taken, DropReason> {
+        let payload = payload(e).ok_or(DropReason::BadPacket)?;
         let i = match self.table.find(&key) {
             Some(i) => i,
             None => self.udp_new(now, key)?,
         };
-        let Some(slot) = self.table.get(i) else {
-            return Err(DropReason::HostSocket);
-        };
-        slot.used = now;
-        let Flow::Udp(u) = &mut slot.flow else {
-            return Ok(());
-        };
-        let v6 = key.outside.is_ipv6();
-        follow_ttl(u.fd.as_fd(), v6, &mut u.ttl, ttl_of(e));
-        let mut sent = u.send(parts, size);
-        if matches!(&sent, Err(e) if e.kind() != ErrorKind::WouldBlock) {
-            // It may be the error of a datagram before.
-            let quote = || quote(&key);
-            errors(u.fd.as_fd(), v6, &mut self.out, &quote);
-            sent = u.send(parts, size);
-        }
-        match sent {
-            Ok(()) => Ok(()),
-            Err(e) if e.kind() == ErrorKind::WouldBlock => Err(DropReason::QueueFull),
-            Err(e) => {
-                let error = quote(&key).map(|f| Out::Error(f, cause_of(&e), None));
-                self.out.extend(error);
-                Err(DropReason::HostSocket)
-            }
-        }
+        let travel = Travel::of(e, pieced);
+        self.put(now, i, std::mem::take(&mut e.frame), payload, travel);
+        Ok(Taken::Waits)
     }
 
     fn udp_new(&mut self, now: Nanos, key: Key) -> Result<u32, DropReason> {
         match self.open(now, Kind::Udp, key) {
             Ok(fd) => {
-                let udp = Udp {
-                    fd,
-                    ttl: None,
-                    id: self.random() as u16,
-                };
+                let udp = Udp::new(fd, self.random() as u16);
                 self.enter(now, key, Flow::Udp(udp))?;
                 self.table.find(&key).ok_or(DropReason::HostSocket)
             }
             Err(e) => {
-                let error = quote(&key).map(|f| Out::Error(f, cause_of(&e), None));
+                let error = quote(&key, &[]).map(|f| Out::Error(f, cause_of(&e), None));
                 self.out.extend(error);
                 Err(DropReason::HostSocket)
             }
@@ -142,8 +80,15 @@ impl Slirp {
     }
 }
 
+/// The payload of a datagram, or of several and the size of each, as bytes.
+pub(super) fn parts(e: &Entry) -> Option<([&[u8]; 2], Option<u16>)> {
+    let p = payload(e)?;
+    let first = e.frame.head().get(p.head.0..p.head.1)?;
+    Some(([first, e.frame.tail().get(..p.tail)?], p.size))
+}
+
 /// The payload of a datagram, or of several and the size of each.
-pub(super) fn payload(e: &Entry) -> Option<([&[u8]; 2], Option<u16>)> {
+fn payload(e: &Entry) -> Option<Payload> {
     if !left_to_offload(&e.frame, &e.meta) && !e.frame.vnet.data_valid {
         let at = usize::from(e.meta.l4_off);
         let sum = e.frame.head().get(at + 6..at + 8)?;
@@ -161,78 +106,164 @@ pub(super) fn payload(e: &Entry) -> Option<([&[u8]; 2], Option<u16>)> {
         true => end,
         false => end.min(at + usize::from(u16::from_be_bytes(field))),
     };
-    let first = head.get(at + HEADER..end.min(head.len()))?;
+    let (from, to) = (at + HEADER, end.min(head.len()));
+    let first = head.get(from..to)?;
     let rest = tail.get(..end.saturating_sub(head.len()))?;
     let size = e.frame.vnet.gso_size;
     let several = several && first.len() + rest.len() > usize::from(size);
-    Some(([first, rest], several.then_some(size)))
+    Some(Payload {
+        head: (from, to),
+        tail: rest.len(),
+        size: several.then_some(size),
+    })
+}
+
+/// A frame that datagrams of a size are joined in.
+#[derive(Debug)]
+struct Joint {
+    frame: Frame,
+    size: usize,
+    bytes: usize,
+    count: usize,
+}
+
+impl Joint {
+    /// Begins with one, or some that came joined.
+    fn new(v6: bool, bytes: &[u8], size: usize) -> Option<Joint> {
+        let headers = [0; ETH + 40 + HEADER];
+        let len = ETH + if v6 { 40 } else { 20 } + HEADER;
+        let mut frame = Frame::from_bytes(headers.get(..len)?)?;
+        frame.append(bytes).then(|| Joint {
+            frame,
+            size,
+            bytes: bytes.len(),
+            count: bytes.len().div_ceil(size.max(1)),
+        })
+    }
+
+    /// Adds some, if they go on with it.
+    fn add(&mut self, v6: bool, bytes: &[u8], size: usize) -> bool {
+        // Behind a shorter one there is none, and an empty one is no segment.
+        let goes_on = self.size > 0 && self.bytes.is_multiple_of(self.size);
+        let fits = size == self.size || bytes.len() < self.size && bytes.len() == size && size > 0;
+        let (all, count) = (
+            self.bytes + bytes.len(),
+            self.count + bytes.len().div_ceil(size.max(1)),
+        );
+        if !goes_on || !fits || all > most(v6) || count > SEGMENTS || !self.frame.append(bytes) {
+            return false;
+        }
+        (self.bytes, self.count) = (all, count);
+        true
+    }
+
+    fn finish(mut self, key: &Key, id: u16) -> Option<Frame> {
+        let size = u16::try_from(self.size).ok()?;
+        let size = (self.bytes > self.size).then_some(size);
+        finish(
+            &mut self.frame,
+            key.outside,
+            key.inside,
+            self.bytes,
+            id,
+            size,
+        )?;
+        Some(self.frame)
+    }
+}
+
+/// Most payload of one packet.
+fn most(v6: bool) -> usize {
+    65_535 - HEADER - if v6 { 40 } else { 20 }
 }
 
 impl Udp {
-    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+    pub(super) fn new(fd: OwnedFd, id: u16) -> Udp {
+        Udp {
+            fd,
+            travel: OWN,
+            joins: usize::MAX,
+            id,
+            erred: false,
+            long: false,
+            bursts: false,
+        }
     }
 
-    fn send(&self, parts: [&[u8]; 2], size: Option<u16>) -> io::Result<()> {
-        let Some(size) = size else {
-            return sock::send(&self.fd, parts).map(drop);
-        };
-        let each = usize::from(size);
-        let (mut at, all) = (0, parts[0].len() + parts[1].len());
-        let cut = |from: usize, to: usize| {
-            let split = parts[0].len();
-            let first = parts[0].get(from.min(split)..to.min(split));
-            let rest = parts[1].get(from.saturating_sub(split)..to.saturating_sub(split));
-            [first.unwrap_or_default(), rest.unwrap_or_default()]
-        };
-        let mut joined = true;
-        while at < all {
-            let most = if joined {
-                (65_000 / each).clamp(1, SEGMENTS)
-            } else {
-                1
-            };
-            let end = (at + each * most).min(all);
-            let piece = cut(at, end);
-            let sent = match joined && end - at > each {
-                true => {
-                    let iov = [IoSlice::new(piece[0]), IoSlice::new(piece[1])];
-                    sock::send_segments(&self.fd, &iov, size)
-                }
-                false => sock::send(&self.fd, piece),
-            };
-            match sent {
-                Ok(_) => at = end,
-                // No segmentation on the way out: one by one.
-                Err(e) if joined && !matches!(e.kind(), ErrorKind::WouldBlock) => joined = false,
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(())
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 
     /// Receives what has come; true if there may be more.
     pub(super) fn receive(
         &mut self,
         key: &Key,
+        inbox: &mut Inbox,
         frames: &mut Vec<Frame>,
         out: &mut Vec<Out>,
     ) -> bool {
-        let quote = || quote(key);
-        errors(self.fd.as_fd(), key.outside.is_ipv6(), out, &quote);
-        for _ in 0..AT_ONCE {
-            self.id = self.id.wrapping_add(1);
-            match frame(key, self.id, &mut |into| {
-                sock::recv_segments(&self.fd, into)
-            }) {
-                Ok(Some(frame)) => frames.push(frame),
-                Ok(None) => {}
-                Err(e) if e.kind() == ErrorKind::WouldBlock => return false,
-                // Told by the error queue.
-                Err(_) => {}
+        if self.erred {
+            let quote = |payload: &[u8]| quote(key, payload);
+            self.erred = errors(self.fd.as_fd(), key.outside.is_ipv6(), out, &quote);
+        }
+        for _ in 0..CALLS {
+            let more = match self.long {
+                true => self.receive_long(key, frames),
+                false => self.receive_many(key, inbox, frames),
+            };
+            match more {
+                Ok(true) => {}
+                Ok(false) => return self.erred,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return self.erred,
+                // The queue says more of it.
+                Err(_) => self.erred = true,
             }
         }
         true
+    }
+
+    fn receive_many(
+        &mut self,
+        key: &Key,
+        inbox: &mut Inbox,
+        frames: &mut Vec<Frame>,
+    ) -> io::Result<bool> {
+        let full = inbox.receive(&self.fd)?;
+        if full && !std::mem::replace(&mut self.bursts, true) {
+            datagram::expect_bursts(&self.fd);
+        }
+        let v6 = key.outside.is_ipv6();
+        let mut joint: Option<Joint> = None;
+        for (bytes, several) in inbox.iter() {
+            self.long |= bytes.len() >= LONG;
+            let size = several.map_or(bytes.len(), usize::from);
+            if joint.as_mut().is_some_and(|j| j.add(v6, bytes, size)) {
+                continue;
+            }
+            let next = Joint::new(v6, bytes, size);
+            self.end(key, std::mem::replace(&mut joint, next), frames);
+        }
+        self.end(key, joint, frames);
+        Ok(full)
+    }
+
+    fn end(&mut self, key: &Key, joint: Option<Joint>, frames: &mut Vec<Frame>) {
+        if let Some(joint) = joint {
+            self.id = self.id.wrapping_add(joint.count as u16);
+            frames.extend(joint.finish(key, self.id));
+        }
+    }
+
+    fn receive_long(&mut self, key: &Key, frames: &mut Vec<Frame>) -> io::Result<bool> {
+        for _ in 0..datagram::AT_ONCE {
+            self.id = self.id.wrapping_add(SEGMENTS as u16);
+            let made = frame(key, self.id, &mut |into| {
+                datagram::recv_segments(&self.fd, into)
+            })?;
+            self.long = made.as_ref().is_some_and(|f| f.len() >= LONG);
+            frames.extend(made);
+        }
+        Ok(true)
     }
 }
 
@@ -287,9 +318,9 @@ pub(super) fn finish(
 }
 
 /// A datagram as the container sent it, for who quotes it.
-fn quote(key: &Key) -> Option<Frame> {
-    let len = ETH + if key.inside.is_ipv6() { 40 } else { 20 } + HEADER;
-    let mut frame = Frame::from_bytes([0; ETH + 40 + HEADER].get(..len)?)?;
-    finish(&mut frame, key.inside, key.outside, 0, 0, None)?;
+pub(super) fn quote(key: &Key, payload: &[u8]) -> Option<Frame> {
+    let joint = Joint::new(key.inside.is_ipv6(), payload, payload.len())?;
+    let mut frame = joint.frame;
+    finish(&mut frame, key.inside, key.outside, payload.len(), 0, None)?;
     Some(frame)
 }

@@ -3,18 +3,18 @@
 //! Nothing here blocks. Payload is peeked at an offset that the kernel keeps (SO_PEEK_OFF, for TCP from Linux 6.9 on) and
 //! discarded when the container has it; an older kernel copies what was peeked before into a buffer of ours once more.
 
+pub use super::datagram::{recv_segments, send_segments, set_ttl, tell_errors};
 use super::source::Source;
-use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::sys::socket::sockopt::{
-    Ipv4RecvErr, Ipv6RecvErr, Ipv6V6Only, KeepAlive, Linger, SocketError, TcpNoDelay, UdpGroSegment,
+    Ipv6V6Only, KeepAlive, Linger, OobInline, SocketError, TcpNoDelay, UdpGroSegment,
 };
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockProtocol, SockType,
-    SockaddrStorage, connect, getsockopt, recvmsg, sendmsg, setsockopt, shutdown, socket,
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, connect,
+    getsockopt, recvmsg, sendmsg, setsockopt, shutdown, socket,
 };
 use std::io::{self, IoSlice, IoSliceMut};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// include/uapi/asm-generic/socket.h
@@ -60,13 +60,13 @@ pub fn open(kind: Kind, to: SocketAddr, from: Option<&Source>) -> io::Result<Own
         Kind::Tcp => {
             setsockopt(&fd, TcpNoDelay, &true)?;
             setsockopt(&fd, KeepAlive, &true)?;
+            // Urgent data in its place (RFC 6093 6): taken out, it would be missing in what is peeked.
+            setsockopt(&fd, OobInline, &true)?;
+            // Until it is connected: why it isn't, and who says so.
+            let _ = tell_errors(&fd, to.is_ipv6(), true);
         }
         Kind::Udp | Kind::Ping => {
-            if to.is_ipv4() {
-                setsockopt(&fd, Ipv4RecvErr, &true)?;
-            } else {
-                setsockopt(&fd, Ipv6RecvErr, &true)?;
-            }
+            tell_errors(&fd, to.is_ipv6(), true)?;
             if kind == Kind::Udp {
                 // Without it datagrams come one by one.
                 let _ = setsockopt(&fd, UdpGroSegment, &true);
@@ -129,15 +129,6 @@ pub fn send(fd: impl AsFd, parts: [&[u8]; 2]) -> io::Result<usize> {
         flags,
         None,
     )?)
-}
-
-/// Sends datagrams of `size` bytes each, the last one as long as is left. Errors: as sendmsg(2); EIO and EINVAL where the way
-/// out or the kernel has no segmentation.
-pub fn send_segments(fd: impl AsFd, parts: &[IoSlice<'_>], size: u16) -> io::Result<usize> {
-    let control = [ControlMessage::UdpGsoSegments(&size)];
-    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-    let fd = fd.as_fd().as_raw_fd();
-    Ok(sendmsg::<()>(fd, parts, &control, flags, None)?)
 }
 
 /// Bytes that the send buffer of a stream still takes, by the kernel's count. Where less than a third of it is free, the
@@ -309,11 +300,21 @@ impl AsFd for PeekStream {
 }
 
 fn set_int(fd: BorrowedFd<'_>, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    set_option(fd, libc::SOL_SOCKET, option, value)
+}
+
+/// Sets an option that is an int.
+pub(super) fn set_option(
+    fd: BorrowedFd<'_>,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
     // SAFETY: the kernel reads one int.
     let r = unsafe {
         libc::setsockopt(
             fd.as_raw_fd(),
-            libc::SOL_SOCKET,
+            level,
             option,
             (&raw const value).cast(),
             size_of_val(&value) as libc::socklen_t,
@@ -321,100 +322,6 @@ fn set_int(fd: BorrowedFd<'_>, option: libc::c_int, value: libc::c_int) -> io::R
     };
     Errno::result(r)?;
     Ok(())
-}
-
-/// Sets the TTL or hop limit of what a socket sends.
-pub fn set_ttl(fd: impl AsFd, v6: bool, ttl: u8) -> io::Result<()> {
-    let (level, name) = if v6 {
-        (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS)
-    } else {
-        (libc::IPPROTO_IP, libc::IP_TTL)
-    };
-    let value = libc::c_int::from(ttl);
-    // SAFETY: the kernel reads one int.
-    let r = unsafe {
-        libc::setsockopt(
-            fd.as_fd().as_raw_fd(),
-            level,
-            name,
-            (&raw const value).cast(),
-            size_of_val(&value) as libc::socklen_t,
-        )
-    };
-    Errno::result(r)?;
-    Ok(())
-}
-
-/// Receives one datagram, or several of one size joined (UDP_GRO): bytes in all, and bytes of each if there are several. Errors:
-/// EAGAIN, and what ICMP said.
-pub fn recv_segments(
-    fd: impl AsFd,
-    into: &mut [IoSliceMut<'_>; 2],
-) -> io::Result<(usize, Option<u16>)> {
-    let mut space = cmsg_space!(libc::c_int);
-    let raw = fd.as_fd().as_raw_fd();
-    let got = recvmsg::<()>(raw, into, Some(&mut space), MsgFlags::MSG_DONTWAIT)?;
-    let mut size = None;
-    if let Ok(messages) = got.cmsgs() {
-        for m in messages {
-            if let ControlMessageOwned::UdpGroSegments(n) = m {
-                size = u16::try_from(n).ok().filter(|n| *n > 0);
-            }
-        }
-    }
-    let several = size.filter(|s| usize::from(*s) < got.bytes);
-    Ok((got.bytes, several))
-}
-
-/// What a socket's error queue says of a datagram sent (ip(7), `struct sock_extended_err`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct QueuedError {
-    /// The errno.
-    pub errno: i32,
-    /// Type and code of the ICMP message, if it is from one.
-    pub icmp: Option<(u8, u8)>,
-    /// Next hop's MTU of EMSGSIZE.
-    pub info: u32,
-    /// The router or host that sent the message.
-    pub from: Option<IpAddr>,
-}
-
-/// Takes the next error. Errors: EAGAIN when there is none.
-pub fn next_error(fd: impl AsFd) -> io::Result<QueuedError> {
-    let mut space = cmsg_space!(libc::sock_extended_err, libc::sockaddr_in6);
-    let mut quote = [0u8; 64];
-    let mut iov = [IoSliceMut::new(&mut quote)];
-    let raw = fd.as_fd().as_raw_fd();
-    let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
-    let got = recvmsg::<SockaddrStorage>(raw, &mut iov, Some(&mut space), flags)?;
-    let mut found = QueuedError {
-        errno: 0,
-        icmp: None,
-        info: 0,
-        from: None,
-    };
-    let messages = got.cmsgs().map_err(io::Error::from)?;
-    for m in messages {
-        let (e, from) = match m {
-            ControlMessageOwned::Ipv4RecvErr(e, from) => (
-                e,
-                from.map(|a| IpAddr::from(a.sin_addr.s_addr.to_ne_bytes())),
-            ),
-            ControlMessageOwned::Ipv6RecvErr(e, from) => {
-                (e, from.map(|a| IpAddr::from(a.sin6_addr.s6_addr)))
-            }
-            _ => continue,
-        };
-        let from_icmp =
-            e.ee_origin == libc::SO_EE_ORIGIN_ICMP || e.ee_origin == libc::SO_EE_ORIGIN_ICMP6;
-        found = QueuedError {
-            errno: e.ee_errno as i32,
-            icmp: from_icmp.then_some((e.ee_type, e.ee_code)),
-            info: e.ee_info,
-            from: from.filter(|_| from_icmp),
-        };
-    }
-    Ok(found)
 }
 
 #[cfg(test)]
@@ -496,27 +403,5 @@ mod tests {
         assert_eq!(r.unwrap_err().raw_os_error(), Some(libc::ECONNREFUSED));
         let mapped = "[::ffff:127.0.0.1]:9".parse().unwrap();
         assert!(open(Kind::Udp, mapped, None).is_err());
-    }
-
-    #[test]
-    fn datagrams_go_in_segments_and_their_errors_come_back() {
-        let far = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        let to = far.local_addr().unwrap();
-        let fd = open(Kind::Udp, to, None).unwrap();
-        let bytes = [5; 2500];
-        let sent = send_segments(&fd, &[IoSlice::new(&bytes)], 1000).unwrap();
-        assert_eq!(sent, 2500);
-        let mut buf = [0; 4000];
-        let sizes = [(); 3].map(|()| far.recv(&mut buf).unwrap());
-        assert_eq!(sizes, [1000, 1000, 500]);
-        drop(far);
-        send(&fd, [b"x", b""]).unwrap();
-        let e = loop {
-            match next_error(&fd) {
-                Ok(e) => break e,
-                Err(e) => assert_eq!(e.kind(), io::ErrorKind::WouldBlock),
-            }
-        };
-        assert_eq!((e.errno, e.icmp), (libc::ECONNREFUSED, Some((3, 3))));
     }
 }

@@ -22,7 +22,8 @@ impl Watch {
     /// descriptor ends it. Errors: as epoll_ctl(2).
     pub fn add(&self, fd: BorrowedFd<'_>, key: usize, writes: bool) -> io::Result<()> {
         let interest = if writes {
-            Interest::READABLE | Interest::WRITABLE
+            // A stream.
+            Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY
         } else {
             Interest::READABLE
         };
@@ -45,6 +46,8 @@ pub struct Ready {
     pub closed: bool,
     /// An error waits.
     pub error: bool,
+    /// There is urgent data.
+    pub urgent: bool,
 }
 
 impl Ready {
@@ -60,6 +63,7 @@ impl Ready {
             writable: e.is_writable(),
             closed: e.is_read_closed(),
             error: e.is_error(),
+            urgent: e.is_priority(),
         })
     }
 }

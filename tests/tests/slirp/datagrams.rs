@@ -13,10 +13,10 @@ fn datagrams_of_all_sizes_cross_and_errors_come_back() {
             let said = peer(&a, &["datagram", far, "7100", size, "20"]);
             assert_eq!(said, "same 20", "{far} {size}");
         }
-        // In fragments, as the container sends it; those of IPv6 aren't made for it yet.
-        if far.contains('.') {
-            let said = peer(&a, &["datagram", far, "7100", "9000", "5"]);
-            assert_eq!(said, "same 5", "{far}");
+        // In fragments, both ways, up to the longest.
+        for size in ["1453", "9000", "65000"] {
+            let said = peer(&a, &["datagram", far, "7100", size, "5"]);
+            assert_eq!(said, "same 5", "{far} {size}");
         }
         // Nobody listens: told by ICMP.
         let said = peer(&a, &["datagram", far, "7101", "10"]);
@@ -107,5 +107,68 @@ fn echo_crosses_where_the_host_allows_ping_sockets() {
     // The first hop is the gateway.
     let hop = a.ping_with(FAR[0], &["-c", "1", "-W", "3", "-t", "1"]);
     assert!(hop.stdout.contains("From 192.0.2.1"), "{hop}");
+    d.assert_ledger();
+}
+
+#[test]
+fn what_is_for_groups_stays_inside() {
+    let lab = tap_lab!("slirp-groups");
+    let Site { d, a, outside } = site(&lab, "1500");
+    let b = lab.container("b");
+    let pid = b.pid().to_string();
+    let ip = "192.0.2.11/24,2001:db8:1::11/64";
+    d.ctl(&["attach", "--pid", &pid, "--ip", ip, "--name", "b", "lan"]);
+    let heard = b.capture("eth0", "udp");
+    let leaked = outside.capture("eth0", "udp");
+    // mDNS, SSDP, LLMNR, and everybody: on this network, on any, and on the host's.
+    let groups = [
+        ("224.0.0.251", "5353"),
+        ("239.255.255.250", "1900"),
+        ("ff02::fb", "5353"),
+        ("ff05::c", "1900"),
+        ("255.255.255.255", "5353"),
+        ("192.0.2.255", "5353"),
+        ("198.51.100.255", "5353"),
+    ];
+    a.assert_ping("192.0.2.1");
+    for (group, port) in groups {
+        let said = peer(&a, &["shout", group, port]);
+        assert_eq!(said, "sent", "{group}");
+    }
+    // To the gateway's MAC, as no kernel sends it.
+    let gateway = a.ok(&["ip", "neigh", "show", "192.0.2.1", "dev", "eth0"]);
+    let mac = gateway
+        .split_whitespace()
+        .find(|w| w.contains(':'))
+        .expect("asked for it")
+        .to_owned();
+    a.scapy(&format!(
+        "sendp([Ether(dst='{mac}')/IP(src='192.0.2.10', dst=d)/UDP(dport=5353)/b'shout' for d in \
+         ['224.0.0.251', '255.255.255.255', '192.0.2.255']], iface='eth0')"
+    ));
+    let dropped = |reason: &str| {
+        let stats = d.ctl_json(&["stats"]);
+        let ports = stats["ports"].as_array().expect("a list");
+        let of = |p: &serde_json::Value| p["drops"][reason].as_u64().unwrap_or(0);
+        ports.iter().map(of).sum::<u64>()
+    };
+    vswitch_tests::wait_until("three to be dropped as martians", || {
+        dropped("martian") >= 3
+    });
+    // The broadcast of the host's network is no group to anybody but the host, which forbids it.
+    vswitch_tests::wait_until("the host to forbid its broadcast", || {
+        dropped("host_socket") >= 1
+    });
+    // After all that, something that does come out.
+    let _server = serve(&outside, "datagrams", "7100");
+    assert_eq!(peer(&a, &["datagram", FAR[0], "7100", "10", "1"]), "same 1");
+    for line in leaked.fields("", &["ip.dst", "udp.dstport", "udp.srcport"]) {
+        assert!(line.contains("\t7100"), "left the host: {line}");
+    }
+    // Neighbours hear those of their network.
+    let heard = heard.fields("", &["ip.dst", "ipv6.dst"]).concat();
+    for (group, _) in &groups[..6] {
+        assert!(heard.contains(group), "{group} of {heard}");
+    }
     d.assert_ledger();
 }

@@ -2,6 +2,10 @@
 
 mod access;
 mod datagrams;
+mod errors;
+mod hostile;
+mod lossy;
+mod measure;
 mod moving;
 mod outbound;
 mod programs;
@@ -9,4 +13,6 @@ mod published;
 mod resolvers;
 mod rig;
 mod rootless;
+mod scale;
+mod stalls;
 mod tcp;

@@ -1,5 +1,5 @@
 """Both ends of the transfers: `serve` outside, everything else inside a container. Prints one line that says what came."""
-import hashlib, random, socket, struct, sys, threading, time
+import hashlib, random, select, socket, struct, sys, threading, time
 
 BLOCK = random.Random(7).randbytes(1 << 20)
 
@@ -93,6 +93,13 @@ def handle(s):
                 print("ended", flush=True)
             except ConnectionResetError:
                 print("reset", flush=True)
+        elif what[0] == "urgent":  # and then no more until it has been read
+            s.sendall(b"abc")
+            s.send(b"!", socket.MSG_OOB)
+            s.sendall(b"def")
+            s.recv(1)
+            s.send(b"?", socket.MSG_OOB)
+            s.sendall(b"ghi")
         elif what[0] == "peer":
             s.sendall(s.getpeername()[0].encode())
     except OSError as e:
@@ -291,6 +298,120 @@ def datagram(host, port, size, count=1):
         print("same", good)
     except OSError as e:
         print(type(e).__name__, e.errno)
+
+
+def told(host, port, size, cut="1"):
+    """What the error queue says of a datagram; `cut`: IP_MTU_DISCOVER, 0 never sets "don't fragment", 2 always, 3 against all that is known."""
+    info = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+    s = socket.socket(info[0], info[1])
+    v6 = info[0] == socket.AF_INET6
+    level, errors, discover = (41, 25, 23) if v6 else (0, 11, 10)
+    s.setsockopt(level, errors, 1)
+    s.setsockopt(level, discover, int(cut))
+    s.connect(info[4])
+    s.settimeout(5)
+    b = (b"told" + BLOCK)[: int(size)]
+    s.send(b)
+    poll = select.poll()
+    poll.register(s, select.POLLIN)
+    if not poll.poll(5000):
+        print("nothing")
+        return
+    s.setblocking(False)
+    try:
+        b, control, _, _ = s.recvmsg(100, 200, socket.MSG_ERRQUEUE)
+    except BlockingIOError:
+        print("answered", len(s.recv(65536)))
+        return
+    _, _, data = control[0]
+    errno, origin, kind, code, _, mtu, _ = struct.unpack("=IBBBBII", data[:16])
+    sender = socket.inet_ntop(info[0], data[24:40] if v6 else data[20:24])
+    print(kind, code, sender, mtu, "quoted" if b[:4] == b"told" else "not quoted")
+
+
+PATIENCE = 2
+
+
+def unbroken(host, port, n, way):
+    """A transfer in which something moves all the time: no single call takes long."""
+    s, n, done, longest = connect(host, port), int(n), 0, 0.0
+    s.sendall(b"sink\n" if way == "up" else f"source {n}\n".encode())
+    s.settimeout(PATIENCE)
+    h = hashlib.sha256()
+    if way == "up":
+        for b in blocks(n):
+            at = 0
+            while at < len(b):
+                since = time.monotonic()
+                at += s.send(b[at : at + 65536])
+                longest = max(longest, time.monotonic() - since)
+        s.shutdown(socket.SHUT_WR)
+        s.settimeout(60)
+        said = b""
+        while len(said) < 64:
+            said += s.recv(100)
+        got = said.decode()
+    else:
+        while True:
+            since = time.monotonic()
+            b = s.recv(1 << 18)
+            longest = max(longest, time.monotonic() - since)
+            if not b:
+                break
+            h.update(b)
+        got = h.hexdigest()
+    print("same" if got == digest(n) else "other", "longest wait", int(longest * 1000), "ms")
+
+
+def typed(host, port, n):
+    """Keys and their echo, one by one, as of a remote shell."""
+    s = connect(host, port)
+    s.settimeout(PATIENCE)
+    s.sendall(b"echo\n")
+    good = 0
+    for i in range(int(n)):
+        key = b"%c" % (97 + i % 26)
+        s.sendall(key)
+        good += s.recv(10) == key
+    # An answer that is long all at once.
+    s.sendall(BLOCK[:5000])
+    back = b""
+    while len(back) < 5000:
+        back += s.recv(65536)
+    print("echoed", good, back == BLOCK[:5000])
+
+
+def urgent(host, port):
+    """Urgent data both ways, in its place."""
+    s = connect(host, port, 5)
+    s.sendall(b"urgent\n")
+    b = b""
+    while len(b) < 7:
+        b += s.recv(100)
+    s.send(b"!", socket.MSG_OOB)
+    while len(b) < 11:
+        b += s.recv(100)
+    print(b.decode())
+    s = connect(host, port, 5)
+    s.sendall(b"echo\n")
+    s.sendall(b"xy")
+    s.send(b"!", socket.MSG_OOB)
+    s.sendall(b"z")
+    b = b""
+    while len(b) < 4:
+        b += s.recv(100)
+    print(b.decode())
+
+
+def shout(group, port):
+    """A datagram to many."""
+    info = socket.getaddrinfo(group, port, type=socket.SOCK_DGRAM)[0]
+    s = socket.socket(info[0], info[1])
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+    if info[0] == socket.AF_INET6:
+        s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, socket.if_nametoindex("eth0"))
+    s.sendto(b"shout", info[4])
+    print("sent")
 
 
 def who(host, port):

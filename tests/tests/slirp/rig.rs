@@ -22,6 +22,28 @@ pub(crate) fn site(lab: &Lab, mtu: &str) -> Site {
 
 /// The same, with something done to the daemon before it has a host uplink.
 pub(crate) fn site_of(lab: &Lab, mtu: &str, first: impl FnOnce(&Daemon)) -> Site {
+    let (d, outside) = ground(lab, mtu, first);
+    let a = lab.container("a");
+    let pid = a.pid().to_string();
+    d.ctl(&[
+        "attach",
+        "--pid",
+        &pid,
+        "--ip",
+        "192.0.2.10/24,2001:db8:1::10/64",
+        "--gw",
+        "192.0.2.1,2001:db8:1::1",
+        "--mtu",
+        mtu,
+        "--name",
+        "a",
+        "lan",
+    ]);
+    Site { d, a, outside }
+}
+
+/// Host and outside alone, with the network for containers.
+pub(crate) fn ground(lab: &Lab, mtu: &str, first: impl FnOnce(&Daemon)) -> (Daemon, Node) {
     let outside = lab.host("outside");
     let d = lab.daemon();
     first(&d);
@@ -42,23 +64,7 @@ pub(crate) fn site_of(lab: &Lab, mtu: &str, first: impl FnOnce(&Daemon)) -> Site
         "--addresses",
         "192.0.2.1/24,2001:db8:1::1/64",
     ]);
-    let a = lab.container("a");
-    let pid = a.pid().to_string();
-    d.ctl(&[
-        "attach",
-        "--pid",
-        &pid,
-        "--ip",
-        "192.0.2.10/24,2001:db8:1::10/64",
-        "--gw",
-        "192.0.2.1,2001:db8:1::1",
-        "--mtu",
-        mtu,
-        "--name",
-        "a",
-        "lan",
-    ]);
-    Site { d, a, outside }
+    (d, outside)
 }
 
 /// Starts a server of peer.py.

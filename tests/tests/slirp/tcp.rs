@@ -230,3 +230,15 @@ fn policy_holds_for_what_leaves_by_the_host() {
     assert!(err.contains("host_uplink"), "{err}");
     d.assert_ledger();
 }
+
+#[test]
+fn urgent_data_comes_in_its_place() {
+    let lab = tap_lab!("slirp-urgent");
+    let Site { d, a, outside } = site(&lab, "1500");
+    let _server = serve(&outside, "serve", "7000");
+    for far in FAR {
+        let said = peer(&a, &["urgent", far, "7000"]);
+        assert_eq!(said, "abc!def?ghi\nxy!z", "{far}");
+    }
+    d.assert_ledger();
+}

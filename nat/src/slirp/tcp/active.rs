@@ -3,7 +3,7 @@
 //! The host socket was accepted already, so the client takes the connection for made. If the container refuses it, or doesn't
 //! answer, the client is reset.
 
-use super::segment::{self, ACK, RST, SYN, Segment};
+use super::segment::{self, ACK, RST, SYN, Says, Segment};
 use super::{DEFAULT_MSS, Fate, MIN_MSS, Mirror, Phase, SCALE, Stream};
 use std::net::SocketAddr;
 use vswitch_core::clock::Nanos;
@@ -22,6 +22,8 @@ impl Mirror {
             window: 0,
             mss: None,
             scale: None,
+            sack: false,
+            sacked: None,
             payload: [&[], &[]],
         };
         let mut m = Mirror::new(inside, outside, &nothing, iss);
@@ -43,7 +45,7 @@ impl Mirror {
     pub(super) fn syn_out(&mut self, io: &mut impl Stream) -> Option<Frame> {
         self.room = (io.room() as u32).min(65_535);
         let mut header = self.header(SYN, self.una, 0, self.room as u16);
-        header.options = Some((MSS, Some(SCALE)));
+        header.says = Says::Syn(MSS, Some(SCALE), true);
         segment::bare(&header)
     }
 
@@ -73,6 +75,7 @@ impl Mirror {
         self.cwnd = self.cwnd.max(u32::from(self.mss) * 2);
         self.scales = s.scale.is_some();
         self.peer_scale = s.scale.unwrap_or(0);
+        self.sacks = s.sack;
         self.rcv_next = s.seq.wrapping_add(1);
         self.rcv_edge = self.rcv_next.wrapping_add(self.room);
         // The window was told without a scale: all of it is told with the acknowledgement.
@@ -133,7 +136,10 @@ mod tests {
                 ack,
                 flags,
                 window: 500,
-                options: (flags & SYN != 0).then_some((1000, Some(4))),
+                says: match flags & SYN != 0 {
+                    true => Says::Syn(1000, Some(4), true),
+                    false => Says::Nothing,
+                },
             });
             let frame = frame.unwrap();
             let meta = parse(frame.head(), frame.len()).unwrap();

@@ -1,6 +1,6 @@
 //! Segments that the host socket is to take yet: what it refused, and what came ahead of something lost.
 
-use super::segment::{FIN, Segment};
+use super::segment::{BLOCKS, FIN, Says, Segment};
 use super::{Fate, Mirror, Phase, Stream, before};
 use vswitch_core::frame::Frame;
 use vswitch_core::wire::Meta;
@@ -16,9 +16,36 @@ struct Waiting {
     meta: Meta,
 }
 
-/// In order of their sequence numbers.
+/// In order of their sequence numbers, and where the newest begins.
 #[derive(Debug, Default)]
-pub(super) struct Held(Vec<Waiting>);
+pub(super) struct Held(Vec<Waiting>, u32);
+
+impl Held {
+    /// What is kept behind `next`, as selective acknowledgement says it: what came last first (RFC 2018 4).
+    pub(super) fn blocks(&self, next: u32) -> Says {
+        let (mut blocks, mut n) = ([(0, 0); BLOCKS], 0u8);
+        let mut add = |block: (u32, u32), is_newest: bool| {
+            if is_newest {
+                blocks.rotate_right(1);
+                blocks[0] = block;
+            } else if let Some(place) = blocks.get_mut(usize::from(n)) {
+                *place = block;
+            }
+            n = (n + 1).min(BLOCKS as u8);
+        };
+        let mut ahead = self.0.iter().filter(|w| before(next, w.seq)).peekable();
+        while let Some(first) = ahead.next() {
+            let (from, mut to) = (first.seq, first.end);
+            while let Some(w) = ahead.next_if(|w| !before(to, w.seq)) {
+                if before(to, w.end) {
+                    to = w.end;
+                }
+            }
+            add((from, to), !before(self.1, from) && before(self.1, to));
+        }
+        Says::Blocks(n, blocks)
+    }
+}
 
 impl Mirror {
     /// Frames that wait.
@@ -58,6 +85,7 @@ impl Mirror {
             meta: *meta,
         };
         self.held.0.insert(at, waiting);
+        self.held.1 = seq;
     }
 
     /// Gives the host socket what waits, as far as it is next and as it takes it.

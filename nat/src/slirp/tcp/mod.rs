@@ -17,8 +17,9 @@
 //!
 //! The container's end is as hostile as any frame. A segment is judged by RFC 9293 3.10.7 with the challenge acknowledgements of
 //! RFC 5961. Towards the container loss is repaired as RFC 5681 and RFC 6582
-//! (NewReno) say, timers are RFC 6298's. SACK and timestamps aren't offered: nothing on the way is far or lossy enough to repay
-//! their bytes.
+//! (NewReno) say, timers are RFC 6298's. What is kept of the container's segments is acknowledged selectively (RFC 2018): without, Linux
+//! takes what was lost for late where segments have overtaken each other, and waits for its timer. Timestamps aren't offered: nothing on
+//! the way is far enough to repay their bytes.
 
 mod active;
 mod held;
@@ -29,7 +30,7 @@ pub mod segment;
 mod tests;
 
 pub(crate) use host::Host;
-use segment::{ACK, FIN, Header, RST, SYN, Segment};
+use segment::{ACK, FIN, Header, RST, SYN, Says, Segment};
 use std::io::{self, ErrorKind, IoSliceMut};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -114,6 +115,8 @@ pub struct Mirror {
     /// Whether windows are scaled, and how the container's are.
     scales: bool,
     peer_scale: u8,
+    /// The container takes selective acknowledgements.
+    sacks: bool,
     /// The container has sent its last, and the host socket knows.
     rcv_fin: bool,
     /// The host socket hasn't taken all that came, and the rest is lost.
@@ -138,11 +141,15 @@ pub struct Mirror {
     /// Loss is being repaired until this is acknowledged.
     recover: Option<u32>,
     duplicates: u8,
+    /// What the container has behind the first hole, if it says so.
+    sacked: Option<u32>,
     /// There may be bytes to peek; the host's peer has sent its last; that was seen by a peek; the FIN sent for it.
     readable: bool,
     hung_up: bool,
     eof: bool,
     fin: Option<u32>,
+    /// There has been urgent data: a peek that finds less than it asked for may have ended there only.
+    urgent: bool,
     /// Round trip: smoothed, its variation, and what is being timed.
     srtt: Option<Duration>,
     rttvar: Duration,
@@ -171,6 +178,7 @@ impl Mirror {
             room: 0,
             scales: syn.scale.is_some(),
             peer_scale: syn.scale.unwrap_or(0),
+            sacks: syn.sack,
             rcv_fin: false,
             refused: false,
             held: held::Held::default(),
@@ -188,10 +196,12 @@ impl Mirror {
             ssthresh: MAX_CWND,
             recover: None,
             duplicates: 0,
+            sacked: None,
             readable: false,
             hung_up: false,
             eof: false,
             fin: None,
+            urgent: false,
             srtt: None,
             rttvar: Duration::ZERO,
             timed: None,
@@ -228,6 +238,11 @@ impl Mirror {
     pub fn readable(&mut self, hung_up: bool) {
         self.readable = true;
         self.hung_up |= hung_up;
+    }
+
+    /// The host socket has urgent data, which is in its place as other data is.
+    pub fn urgent(&mut self) {
+        self.urgent = true;
     }
 
     /// The host socket takes bytes again: gives it what waits, and tells the container, if its window was all but closed.
@@ -387,6 +402,7 @@ impl Mirror {
             return false;
         }
         let window = u32::from(s.window) << self.peer_scale;
+        self.sacked = s.sacked;
         let is_news = before(self.una, s.ack);
         if is_news {
             self.advance(now, s.ack, io, out);
@@ -512,7 +528,7 @@ impl Mirror {
             ack,
             flags,
             window,
-            options: None,
+            says: Says::Nothing,
         }
     }
 
@@ -534,7 +550,7 @@ impl Mirror {
             ack: 0,
             flags: SYN,
             window: 0,
-            options: None,
+            says: Says::Nothing,
         })
     }
 }
@@ -555,6 +571,6 @@ pub(crate) fn refusal(inside: SocketAddr, outside: SocketAddr, s: &Segment<'_>) 
         ack,
         flags,
         window: 0,
-        options: None,
+        says: Says::Nothing,
     })
 }

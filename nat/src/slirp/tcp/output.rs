@@ -1,6 +1,6 @@
 //! What a mirror sends to the container: acknowledgements with the window, data, its end, and all that timers ask for.
 
-use super::segment::{self, ACK, FIN, PSH, SYN};
+use super::segment::{self, ACK, FIN, PSH, SYN, Says};
 use super::{Fate, MAX_RETRIES, MAX_SYN_RETRIES, MAX_WINDOW, Mirror, Phase, SCALE, Stream, before};
 use std::io::{self, ErrorKind};
 use vswitch_core::clock::Nanos;
@@ -97,7 +97,7 @@ impl Mirror {
                 self.max = self.next;
                 self.timed.get_or_insert((self.next, now));
                 // The kernel has no more for now; it tells when it has. An end that was told already isn't told again.
-                self.readable = (n as usize) == most || self.hung_up;
+                self.readable = (n as usize) == most || self.hung_up || self.urgent;
             }
             left = left.saturating_sub(n as usize);
         }
@@ -150,7 +150,8 @@ impl Mirror {
         match made {
             Ok(Some(frame)) => {
                 out.push(frame);
-                self.ack_due = false;
+                // It doesn't say what is kept of those ahead.
+                self.ack_due &= self.held() > 0;
                 self.peek_at = seq.wrapping_add(n as u32);
                 Ok(Some(n as u32))
             }
@@ -186,14 +187,17 @@ impl Mirror {
         self.ack_due = false;
     }
 
-    /// Sends the first frame that isn't acknowledged once more.
+    /// Sends the first frame that isn't acknowledged once more, or what is missing of it.
     pub(super) fn resend(&mut self, io: &mut impl Stream, out: &mut Vec<Frame>) {
         self.timed = None;
         let end = match self.fin {
             Some(f) if before(f, self.max) => f,
             _ => self.max,
         };
-        let known = end.wrapping_sub(self.una);
+        let mut known = end.wrapping_sub(self.una);
+        if let Some(edge) = self.sacked.filter(|e| before(self.una, *e)) {
+            known = known.min(edge.wrapping_sub(self.una));
+        }
         if known == 0 {
             // Only the FIN is missing.
             self.next = self.una;
@@ -237,7 +241,10 @@ impl Mirror {
     fn acknowledge(&mut self, io: &mut impl Stream, out: &mut Vec<Frame>) {
         let window = self.window(io);
         let seq = self.next;
-        let header = self.header(ACK, seq, self.rcv_next, window);
+        let mut header = self.header(ACK, seq, self.rcv_next, window);
+        if self.sacks {
+            header.says = self.held.blocks(self.rcv_next);
+        }
         let times = std::mem::take(&mut self.repeats) + u8::from(std::mem::take(&mut self.ack_due));
         for _ in 0..times {
             out.extend(segment::bare(&header));
@@ -249,7 +256,7 @@ impl Mirror {
         (self.room, self.rcv_edge) = (room, self.rcv_next.wrapping_add(room));
         let seq = self.next.wrapping_sub(1);
         let mut header = self.header(SYN | ACK, seq, self.rcv_next, room as u16);
-        header.options = Some((MSS, self.scales.then_some(SCALE)));
+        header.says = Says::Syn(MSS, self.scales.then_some(SCALE), self.sacks);
         segment::bare(&header)
     }
 

@@ -19,8 +19,12 @@ pub(crate) const ACK: u8 = 16;
 
 const ETH: usize = 14;
 const TCP: usize = 20;
-/// MSS and window scale, padded.
+/// MSS and window scale, padded; that selective acknowledgement is permitted, padded.
 const SYN_OPTIONS: usize = 8;
+const SACK_PERMITTED: [u8; 4] = [1, 1, 4, 2];
+/// Blocks of an acknowledgement (RFC 2018 3): as many as go with timestamps too, and others do no more.
+pub(crate) const BLOCKS: usize = 3;
+const OPTIONS: usize = 4 + 8 * BLOCKS;
 const TTL: u8 = 64;
 /// Longest packet.
 const PACKET: usize = 65_535;
@@ -35,6 +39,9 @@ pub struct Segment<'a> {
     /// Of a SYN.
     pub(crate) mss: Option<u16>,
     pub(crate) scale: Option<u8>,
+    pub(crate) sack: bool,
+    /// Where the first begins of what is acknowledged selectively.
+    pub(crate) sacked: Option<u32>,
     pub(crate) payload: [&'a [u8]; 2],
 }
 
@@ -57,9 +64,11 @@ impl<'a> Segment<'a> {
         let first = head.get(data..end.min(head.len()))?;
         let rest = tail.get(..end.saturating_sub(head.len()))?;
         let word = |at: usize| u32::from_be_bytes([tcp[at], tcp[at + 1], tcp[at + 2], tcp[at + 3]]);
-        let (mut mss, mut scale) = (None, None);
+        let (mut mss, mut scale, mut sack, mut sacked) = (None, None, false, None);
         if tcp[13] & SYN != 0 {
-            (mss, scale) = syn_options(options);
+            (mss, scale, sack) = syn_options(options);
+        } else if !options.is_empty() {
+            sacked = first_sacked(options, word(8));
         }
         Some(Segment {
             seq: word(4),
@@ -68,6 +77,8 @@ impl<'a> Segment<'a> {
             window: u16::from_be_bytes([tcp[14], tcp[15]]),
             mss,
             scale,
+            sack,
+            sacked,
             payload: [first, rest],
         })
     }
@@ -89,9 +100,8 @@ impl<'a> Segment<'a> {
     }
 }
 
-/// MSS and window scale (RFC 9293 3.2, RFC 7323 2.2).
-fn syn_options(mut options: &[u8]) -> (Option<u16>, Option<u8>) {
-    let (mut mss, mut scale) = (None, None);
+/// The options of a header, each with its kind and length.
+fn each_option(mut options: &[u8], see: &mut dyn FnMut(&[u8])) {
     while let [kind, rest @ ..] = options {
         let len = match kind {
             0 => break,
@@ -101,16 +111,89 @@ fn syn_options(mut options: &[u8]) -> (Option<u16>, Option<u8>) {
                 _ => break,
             },
         };
-        match options.get(..len) {
-            Some([2, 4, a, b]) => mss = Some(u16::from_be_bytes([*a, *b])),
-            // RFC 7323 2.3: 14 at most.
-            Some([3, 3, s]) => scale = Some((*s).min(14)),
-            Some(_) => {}
-            None => break,
-        }
+        let Some(option) = options.get(..len) else {
+            break;
+        };
+        see(option);
         options = options.get(len..).unwrap_or_default();
     }
-    (mss, scale)
+}
+
+/// MSS, window scale, and whether selective acknowledgement is permitted (RFC 9293 3.2, RFC 7323 2.2, RFC 2018 2).
+fn syn_options(options: &[u8]) -> (Option<u16>, Option<u8>, bool) {
+    let (mut mss, mut scale, mut sack) = (None, None, false);
+    each_option(options, &mut |option| match option {
+        [2, 4, a, b] => mss = Some(u16::from_be_bytes([*a, *b])),
+        // RFC 7323 2.3: 14 at most.
+        [3, 3, s] => scale = Some((*s).min(14)),
+        [4, 2] => sack = true,
+        _ => {}
+    });
+    (mss, scale, sack)
+}
+
+/// Where the first block behind `ack` begins (RFC 2018 3). One before it is of what came twice (RFC 2883).
+fn first_sacked(options: &[u8], ack: u32) -> Option<u32> {
+    let mut first: Option<u32> = None;
+    each_option(options, &mut |option| {
+        let [5, _, blocks @ ..] = option else {
+            return;
+        };
+        for block in blocks.chunks_exact(8) {
+            if let Some(edge) = block.first_chunk().copied().map(u32::from_be_bytes)
+                && super::before(ack, edge)
+                && first.is_none_or(|f| super::before(edge, f))
+            {
+                first = Some(edge);
+            }
+        }
+    });
+    first
+}
+
+/// What a segment says beside its fixed header.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Says {
+    Nothing,
+    /// A SYN: MSS, window scale if the far end scales, and that selective acknowledgement is permitted.
+    Syn(u16, Option<u8>, bool),
+    /// Selective acknowledgement of as many blocks, each from and to.
+    Blocks(u8, [(u32, u32); BLOCKS]),
+}
+
+impl Says {
+    fn len(self) -> usize {
+        match self {
+            Says::Nothing | Says::Blocks(0, _) => 0,
+            Says::Syn(_, _, sack) => SYN_OPTIONS + if sack { SACK_PERMITTED.len() } else { 0 },
+            Says::Blocks(n, _) => 4 + 8 * usize::from(n).min(BLOCKS),
+        }
+    }
+
+    /// Writes as many bytes as [`Says::len`] says.
+    fn write(self, field: &mut [u8]) {
+        match self {
+            Says::Nothing => {}
+            Says::Syn(mss, scale, sack) => {
+                let [a, b] = mss.to_be_bytes();
+                // Without a scale the place is padding.
+                let scale = scale.map_or([1, 1, 1, 0], |s| [1, 3, 3, s]);
+                let bytes = [2, 4, a, b].into_iter().chain(scale);
+                let sack = sack.then_some(SACK_PERMITTED).into_iter().flatten();
+                field
+                    .iter_mut()
+                    .zip(bytes.chain(sack))
+                    .for_each(|(f, b)| *f = b);
+            }
+            Says::Blocks(n, blocks) => {
+                let all = blocks.iter().take(n.into());
+                let edges = all.flat_map(|(from, to)| [*from, *to]);
+                let bytes = [1, 1, 5, 2 + 8 * n].into_iter();
+                let bytes = bytes.chain(edges.flat_map(u32::to_be_bytes));
+                field.iter_mut().zip(bytes).for_each(|(f, b)| *f = b);
+            }
+        }
+    }
 }
 
 /// The header of a segment made.
@@ -122,8 +205,7 @@ pub(crate) struct Header {
     pub(crate) ack: u32,
     pub(crate) flags: u8,
     pub(crate) window: u16,
-    /// Of a SYN: MSS, and window scale if the far end scales.
-    pub(crate) options: Option<(u16, Option<u8>)>,
+    pub(crate) says: Says,
 }
 
 /// Bytes of all headers in front of the payload.
@@ -140,8 +222,8 @@ pub(crate) fn most(v6: bool, mss: u16) -> usize {
 
 /// A segment without payload.
 pub(crate) fn bare(h: &Header) -> Option<Frame> {
-    let options = if h.options.is_some() { SYN_OPTIONS } else { 0 };
-    let zero = [0; ETH + 40 + TCP + SYN_OPTIONS];
+    let options = h.says.len();
+    let zero = [0; ETH + 40 + TCP + OPTIONS];
     let len = headers(h.to.is_ipv6()) + options;
     let mut frame = Frame::from_bytes(zero.get(..len)?)?;
     finish(&mut frame, h, 0, u16::MAX)?;
@@ -180,7 +262,7 @@ pub(crate) fn filled(
 /// Writes the headers of a frame that has room for them, and its offload state.
 pub(crate) fn finish(frame: &mut Frame, h: &Header, payload: usize, mss: u16) -> Option<()> {
     let head = frame.head_mut();
-    let options = if h.options.is_some() { SYN_OPTIONS } else { 0 };
+    let options = h.says.len();
     let l4 = ip_header(
         head,
         h.from.ip(),
@@ -200,13 +282,7 @@ pub(crate) fn finish(frame: &mut Frame, h: &Header, payload: usize, mss: u16) ->
     fixed[14..16].copy_from_slice(&h.window.to_be_bytes());
     fixed[16..18].copy_from_slice(&csum::fold(l4.pseudo).to_be_bytes());
     fixed[18..20].fill(0);
-    if let Some((mss, scale)) = h.options {
-        let [a, b] = mss.to_be_bytes();
-        // Without a scale the place is padding.
-        let scale = scale.map_or([1, 1, 1, 0], |s| [1, 3, 3, s]);
-        let field = tcp.get_mut(TCP..TCP + SYN_OPTIONS)?;
-        field.copy_from_slice(&[2, 4, a, b, scale[0], scale[1], scale[2], scale[3]]);
-    }
+    h.says.write(tcp.get_mut(TCP..TCP + options)?);
     let several = payload > usize::from(mss);
     let gso = match (several, h.to.is_ipv6()) {
         (false, _) => GsoType::None,
@@ -244,7 +320,7 @@ mod tests {
                 ack: 9,
                 flags: SYN | ACK,
                 window: 512,
-                options: Some((1460, Some(8))),
+                says: Says::Syn(1460, Some(8), true),
             };
             let mut frame = bare(&h).unwrap();
             gso::complete(&mut frame).unwrap();
@@ -252,11 +328,11 @@ mod tests {
             assert!(l4_sum_is_right(&frame, &meta));
             let s = Segment::read(&frame, &meta).unwrap();
             assert_eq!(
-                (s.seq, s.ack, s.window, s.mss, s.scale),
-                (7, 9, 512, Some(1460), Some(8))
+                (s.seq, s.ack, s.window, s.mss, s.scale, s.sack),
+                (7, 9, 512, Some(1460), Some(8), true)
             );
             let h = Header {
-                options: None,
+                says: Says::Nothing,
                 flags: ACK,
                 ..h
             };
@@ -276,8 +352,15 @@ mod tests {
     fn hostile_options_end() {
         assert_eq!(
             syn_options(&[2, 4, 5, 0xb4, 3, 3, 99]),
-            (Some(1460), Some(14))
+            (Some(1460), Some(14), false)
         );
+        let mut sack = vec![1, 1, 5, 26];
+        for edge in [400u32, 500, 200, 300, 50, 60] {
+            sack.extend(edge.to_be_bytes());
+        }
+        assert_eq!(first_sacked(&sack, 100), Some(200));
+        assert_eq!(first_sacked(&sack[..20], 100), None, "cut off");
+        assert_eq!(first_sacked(&[5, 2, 5, 6, 0, 0, 0, 9], 1), None);
         for bad in [
             &[2][..],
             &[2, 0, 0],
@@ -286,7 +369,7 @@ mod tests {
             &[0, 2, 4, 1, 1],
             &[5, 40],
         ] {
-            assert_eq!(syn_options(bad), (None, None));
+            assert_eq!(syn_options(bad), (None, None, false));
         }
     }
 }

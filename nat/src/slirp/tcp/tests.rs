@@ -1,5 +1,7 @@
 //! The mirror between a container's end that behaves, or doesn't, and a host socket that takes and gives as it likes.
 
+mod sack;
+
 use super::segment::{Header, PSH, bare, filled};
 use super::*;
 use proptest::prelude::*;
@@ -110,7 +112,10 @@ fn segment(seq: u32, ack: u32, flags: u8, window: u16, payload: &[u8]) -> Frame 
         ack,
         flags,
         window,
-        options: (flags & SYN != 0 && payload.is_empty()).then_some((1000, Some(4))),
+        says: match flags & SYN != 0 && payload.is_empty() {
+            true => Says::Syn(1000, Some(4), true),
+            false => Says::Nothing,
+        },
     };
     if payload.is_empty() {
         return bare(&h).unwrap();
