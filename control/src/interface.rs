@@ -105,6 +105,30 @@ fn up(index: u32) -> io::Result<()> {
     ask(RouteNetlinkMessage::SetLink(link), 0)
 }
 
+/// Brings loopback up.
+pub(crate) fn loopback_up() -> Done {
+    up(index("lo")?).map_err(|source| InterfaceError {
+        act: "bringing up",
+        thing: "lo".to_owned(),
+        source,
+    })
+}
+
+/// Moves an interface to another namespace, under another name there.
+pub(crate) fn hand_over(name: &str, netns: BorrowedFd<'_>, there: &str) -> Done {
+    let mut link = LinkMessage::default();
+    link.header.index = index(name)?;
+    link.attributes
+        .push(LinkAttribute::IfName(there.to_owned()));
+    link.attributes
+        .push(LinkAttribute::NetNsFd(netns.as_raw_fd()));
+    ask(RouteNetlinkMessage::SetLink(link), 0).map_err(|source| InterfaceError {
+        act: "making interface",
+        thing: there.to_owned(),
+        source,
+    })
+}
+
 fn family(ip: IpAddr) -> AddressFamily {
     if ip.is_ipv4() {
         AddressFamily::Inet

@@ -16,6 +16,7 @@ mod demo;
 pub mod events;
 mod fnv;
 pub mod handover;
+pub mod integrations;
 mod interface;
 pub mod logging;
 pub mod metrics;

@@ -205,6 +205,15 @@ pub(super) struct DnsOptions {
     )]
     #[serde(skip)]
     services: Vec<Service>,
+    /// The gateway's addresses that DNS is served at, one of a family [default: the one of the client's prefix].
+    #[arg(
+        id = "dns-at",
+        long = "dns-at",
+        value_delimiter = ',',
+        value_name = "ADDRESS|none"
+    )]
+    #[serde(skip)]
+    at: Option<Vec<Member<IpAddr>>>,
     /// Resolvers to ask [default: those of the daemon's /etc/resolv.conf].
     #[arg(
         id = "dns-upstream",
@@ -327,6 +336,7 @@ impl DnsOptions {
     /// An error names a service whose name isn't among the records.
     pub(super) fn patch(&self) -> Result<Option<Value>, String> {
         let mut map = patch(self);
+        put(&mut map, "at", self.at.as_ref());
         put(&mut map, "upstream", self.upstream.as_ref());
         if let Some(records) = &self.records {
             let mut records: Vec<DnsRecord> = members(records).into_iter().map(|r| r.0).collect();

@@ -1,0 +1,165 @@
+//! A switch for one container, without an API: a topology, the TAP queue that goes with it, and the wait for the end.
+//!
+//! It ends by SIGTERM or SIGINT, when the other end of a descriptor is closed, or when the device is gone with its container.
+
+use crate::api::{Shared, lock};
+use crate::events::Bus;
+use crate::model::Topology;
+use crate::plane::Plane;
+use crate::refusal::Refusal;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use vswitch_core::bridge::Bridge;
+use vswitch_core::worker::{self, Event, EventSink, WorkerConfig};
+use vswitch_nat::Pipeline;
+
+/// How long the worker looks for more work before it sleeps; see `worker::pace` of the data path for when.
+const SPIN: Duration = Duration::from_micros(60);
+/// How often services are looked after, in milliseconds.
+const TEND: u16 = 1000;
+
+/// What went wrong.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SingleError {
+    /// Descriptors, threads, signals.
+    #[error("{act}: {source}; raise the limits of open files and processes")]
+    System {
+        act: &'static str,
+        source: io::Error,
+    },
+    /// The topology.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+}
+
+fn system<E: Into<io::Error>>(act: &'static str) -> impl FnOnce(E) -> SingleError {
+    move |source| SingleError::System {
+        act,
+        source: source.into(),
+    }
+}
+
+/// The signals that end the process, as a descriptor; to be made before there are threads.
+#[derive(Debug)]
+pub(crate) struct Ends(SignalFd);
+
+impl Ends {
+    pub(crate) fn new() -> Result<Ends, SingleError> {
+        let mut set = SigSet::empty();
+        set.add(Signal::SIGTERM);
+        set.add(Signal::SIGINT);
+        set.thread_block().map_err(system("blocking signals"))?;
+        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
+        let fd = SignalFd::with_flags(&set, flags).map_err(system("opening a signalfd"))?;
+        Ok(Ends(fd))
+    }
+}
+
+/// Why it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    Signal,
+    /// The descriptor to watch was closed at its other end.
+    HungUp,
+    /// The container's device is gone.
+    Gone,
+}
+
+/// The running switch; its worker and devices go when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Single {
+    plane: Shared,
+    gone: Arc<EventFd>,
+}
+
+impl Single {
+    /// Starts; `taps` are the queues of the ports of kind fd.
+    pub(crate) fn start(
+        topology: Topology,
+        taps: &BTreeMap<String, OwnedFd>,
+    ) -> Result<Single, SingleError> {
+        let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
+        let gone = EventFd::from_value_and_flags(0, flags).map_err(system("opening an eventfd"))?;
+        let gone = Arc::new(gone);
+        let tell = gone.clone();
+        let events: EventSink = Arc::new(move |event| match event {
+            Event::PortDown { is_final: true, .. } => {
+                let _ = tell.write(1);
+            }
+            Event::PortDown { reason, .. } => {
+                tracing::warn!(reason, "the container's port is down")
+            }
+            Event::NatExhausted { reason, .. } => tracing::warn!(reason, "connections are refused"),
+            _ => {}
+        });
+        let config = WorkerConfig {
+            workers: 1,
+            shared: false,
+            spin: SPIN,
+            events,
+        };
+        let bridge = Bridge::new();
+        let workers = worker::spawn(&config, |_| Pipeline {
+            bridge: bridge.sibling(),
+            ..Pipeline::default()
+        });
+        let workers = workers.map_err(system("starting the worker"))?;
+        // No process is watched: nobody listens.
+        let (watch, _) = mpsc::unbounded_channel();
+        let mut plane = Plane::new(workers, false, None, Bus::new(), watch);
+        if let Err(refusal) = plane.apply_with(topology, taps) {
+            plane.stop();
+            return Err(refusal.into());
+        }
+        Ok(Single {
+            plane: Arc::new(Mutex::new(plane)),
+            gone,
+        })
+    }
+
+    /// The switch itself.
+    pub(crate) fn plane(&self) -> &Shared {
+        &self.plane
+    }
+
+    /// Waits for the end.
+    pub(crate) fn wait(
+        &self,
+        ends: &Ends,
+        hang_up: Option<BorrowedFd<'_>>,
+    ) -> Result<Ended, SingleError> {
+        let mut fds = vec![
+            PollFd::new(ends.0.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.gone.as_fd(), PollFlags::POLLIN),
+        ];
+        // That it hangs up is told unasked.
+        fds.extend(hang_up.map(|fd| PollFd::new(fd, PollFlags::empty())));
+        loop {
+            match poll(&mut fds, PollTimeout::from(TEND)) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(e) => return Err(system("waiting for the end")(e)),
+            }
+            let reasons = [Ended::Signal, Ended::Gone, Ended::HungUp];
+            let told = |(fd, why): (&PollFd<'_>, Ended)| fd.any().unwrap_or(true).then_some(why);
+            if let Some(why) = fds.iter().zip(reasons).find_map(told) {
+                return Ok(why);
+            }
+            lock(&self.plane).tend_services();
+        }
+    }
+}
+
+impl Drop for Single {
+    fn drop(&mut self) {
+        lock(&self.plane).stop();
+    }
+}
