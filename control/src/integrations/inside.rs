@@ -17,7 +17,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use vswitch_core::sys::{child, scm, tun};
+use vswitch_core::sys::{child, pidfd, scm, tun};
 use vswitch_core::wire::MacAddr;
 
 /// Longest text of a fault that comes from the child.
@@ -29,6 +29,8 @@ pub(crate) struct Place {
     /// User namespace to enter first; none where that isn't needed.
     user: Option<(File, PathBuf)>,
     net: (File, PathBuf),
+    /// The process it was named by: readable once that has ended.
+    process: Option<OwnedFd>,
 }
 
 /// The container's interface.
@@ -48,6 +50,14 @@ pub(crate) struct Configured {
     pub(crate) mac: Option<MacAddr>,
     pub(crate) addresses: Vec<(IpAddr, u8)>,
     pub(crate) gateways: Vec<IpAddr>,
+}
+
+/// The queue of a device in a container.
+#[derive(Debug)]
+pub(crate) struct Tap {
+    pub(crate) queue: OwnedFd,
+    /// Where the device doesn't go with the container: readable once the process has ended that the container was named by.
+    pub(crate) process: Option<OwnedFd>,
 }
 
 /// What went wrong.
@@ -100,10 +110,12 @@ impl Place {
     /// That of a process, its user namespace included unless another is named.
     pub(crate) fn of_process(pid: i32, user: Option<PathBuf>) -> Result<Place, InsideError> {
         let ns = |kind: &str| PathBuf::from(format!("/proc/{pid}/ns/{kind}"));
-        if !Path::new(&format!("/proc/{pid}")).exists() {
-            return Err(InsideError::NoProcess(pid));
-        }
-        Place::at(ns("net"), Some(user.unwrap_or_else(|| ns("user"))))
+        let process = pidfd::open(pid).map_err(|_| InsideError::NoProcess(pid))?;
+        let place = Place::at(ns("net"), Some(user.unwrap_or_else(|| ns("user"))))?;
+        Ok(Place {
+            process: Some(process),
+            ..place
+        })
     }
 
     /// A network namespace by its path, and a user namespace to enter before.
@@ -112,15 +124,18 @@ impl Place {
         Ok(Place {
             user: user.filter(|(file, _)| !is_ours(file, "user")),
             net: opened(net)?,
+            process: None,
         })
     }
 
-    /// Makes a TAP device there; its queue. To be called before there are threads.
-    pub(crate) fn tap(&self, inside: &Inside) -> Result<OwnedFd, InsideError> {
+    /// Makes a TAP device there. To be called before there are threads.
+    pub(crate) fn tap(self, inside: &Inside) -> Result<Tap, InsideError> {
         let (ours, mut theirs) = UnixStream::pair().map_err(InsideError::Child)?;
         let pid = child::run(|| {
             let told = match self.make(inside) {
-                Ok(queue) => scm::send(&theirs, b"T", &[queue.as_fd()]).map(drop),
+                Ok((queue, apart)) => {
+                    scm::send(&theirs, &[u8::from(apart)], &[queue.as_fd()]).map(drop)
+                }
                 Err(text) => theirs.write_all(text.as_bytes()),
             };
             u8::from(told.is_err())
@@ -133,7 +148,10 @@ impl Place {
         let _ = waitpid(pid, None);
         let (n, mut fds) = heard.map_err(InsideError::Child)?;
         match fds.pop() {
-            Some(queue) => Ok(queue),
+            Some(queue) => Ok(Tap {
+                queue,
+                process: self.process.filter(|_| text.first() != Some(&1)),
+            }),
             None if n > 0 => Err(InsideError::There(
                 String::from_utf8_lossy(text.get(..n).unwrap_or_default()).into_owned(),
             )),
@@ -142,7 +160,8 @@ impl Place {
     }
 
     /// In the child: enters, makes, configures.
-    fn make(&self, inside: &Inside) -> Result<OwnedFd, String> {
+    fn make(&self, inside: &Inside) -> Result<(OwnedFd, bool), String> {
+        tun::check_name(&inside.name).map_err(|e| e.to_string())?;
         let enter = |(file, path): &(File, PathBuf), kind: CloneFlags| {
             let remedy = "run it as the user whose container this is";
             setns(file, kind).map_err(|e| {
@@ -156,17 +175,20 @@ impl Place {
         if let Some(user) = &self.user {
             enter(user, CloneFlags::CLONE_NEWUSER)?;
         }
-        let queue = if inside.apart && unshare(CloneFlags::CLONE_NEWNET).is_ok() {
+        enter(&self.net, CloneFlags::CLONE_NEWNET)?;
+        // The container, or who has started it, may have made the device: then it is taken up.
+        let is_there = nix::net::if_::if_nametoindex(inside.name.as_str()).is_ok();
+        let apart = inside.apart && !is_there;
+        let apart = apart && unshare(CloneFlags::CLONE_NEWNET).is_ok();
+        let queue = if apart {
             let queue = tun::open_tap("", false).map_err(|e| e.to_string())?;
             let made = tun::tap_info(&queue).map_err(|e| e.to_string())?.name;
             let target = self.net.0.as_fd();
-            interface::hand_over(&made, target, &inside.name).map_err(|e| {
-                format!("{e}; is there an interface of that name in the container already?")
-            })?;
+            interface::hand_over(&made, target, &inside.name)
+                .map_err(|e| format!("{e}; choose another name"))?;
             enter(&self.net, CloneFlags::CLONE_NEWNET)?;
             queue
         } else {
-            enter(&self.net, CloneFlags::CLONE_NEWNET)?;
             tun::open_tap(&inside.name, false).map_err(|e| e.to_string())?
         };
         if let Some(c) = &inside.setup {
@@ -180,6 +202,6 @@ impl Place {
             };
             interface::configure(&setup).map_err(|e| format!("{e}; check addresses and MTU"))?;
         }
-        Ok(queue)
+        Ok((queue, apart))
     }
 }

@@ -68,10 +68,19 @@ impl Ends {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
     Signal,
-    /// The descriptor to watch was closed at its other end.
-    HungUp,
+    /// What else there was to be watched.
+    Other,
     /// The container's device is gone.
     Gone,
+}
+
+/// What ends it besides.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Other<'a> {
+    /// The other end of this is closed.
+    HangUp(BorrowedFd<'a>),
+    /// The process of this has ended.
+    Process(BorrowedFd<'a>),
 }
 
 /// The running switch; its worker and devices go when it is dropped.
@@ -132,23 +141,22 @@ impl Single {
     }
 
     /// Waits for the end.
-    pub(crate) fn wait(
-        &self,
-        ends: &Ends,
-        hang_up: Option<BorrowedFd<'_>>,
-    ) -> Result<Ended, SingleError> {
+    pub(crate) fn wait(&self, ends: &Ends, other: Option<Other<'_>>) -> Result<Ended, SingleError> {
         let mut fds = vec![
             PollFd::new(ends.0.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.gone.as_fd(), PollFlags::POLLIN),
         ];
-        // That it hangs up is told unasked.
-        fds.extend(hang_up.map(|fd| PollFd::new(fd, PollFlags::empty())));
+        fds.extend(other.map(|o| match o {
+            // That it hangs up is told unasked.
+            Other::HangUp(fd) => PollFd::new(fd, PollFlags::empty()),
+            Other::Process(fd) => PollFd::new(fd, PollFlags::POLLIN),
+        }));
         loop {
             match poll(&mut fds, PollTimeout::from(TEND)) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(e) => return Err(system("waiting for the end")(e)),
             }
-            let reasons = [Ended::Signal, Ended::Gone, Ended::HungUp];
+            let reasons = [Ended::Signal, Ended::Gone, Ended::Other];
             let told = |(fd, why): (&PollFd<'_>, Ended)| fd.any().unwrap_or(true).then_some(why);
             if let Some(why) = fds.iter().zip(reasons).find_map(told) {
                 return Ok(why);

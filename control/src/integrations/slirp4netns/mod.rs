@@ -12,7 +12,7 @@ mod network;
 mod options;
 
 use super::inside::InsideError;
-use super::single::{Ends, Single, SingleError};
+use super::single::{Ends, Other, Single, SingleError};
 use crate::logging::{self, LogFormat};
 use options::Options;
 use std::collections::BTreeMap;
@@ -78,7 +78,7 @@ fn run(options: &Options) -> Result<(), SlirpError> {
     let ready = handed("ready-fd", options.ready_fd)?;
     let ends = Ends::new()?;
     let tap = options.place()?.tap(&network::inside(options))?;
-    let taps = BTreeMap::from([(network::PORT.to_owned(), tap)]);
+    let taps = BTreeMap::from([(network::PORT.to_owned(), tap.queue)]);
     let single = Single::start(network::topology(options), &taps)?;
     drop(taps);
     let _api = match &options.api_socket {
@@ -89,7 +89,9 @@ fn run(options: &Options) -> Result<(), SlirpError> {
         // Who has asked to be told and doesn't listen is gone; that is told by the exit descriptor.
         let _ = File::from(ready).write_all(b"1");
     }
-    let ended = single.wait(&ends, exit.as_ref().map(AsFd::as_fd))?;
+    let process = tap.process.as_ref().map(AsFd::as_fd);
+    let exit = exit.as_ref().map(AsFd::as_fd).map(Other::HangUp);
+    let ended = single.wait(&ends, exit.or(process.map(Other::Process)))?;
     tracing::info!(?ended, "ending");
     Ok(())
 }

@@ -1,0 +1,89 @@
+//! Podman 4, rootless, with `network_cmd_path` set to ours.
+
+use crate::site::{MACHINE, Site};
+use crate::user_lab;
+use vswitch_tests::{Background, Output, wait_until};
+
+struct Podman {
+    site: Site,
+    conf: String,
+}
+
+impl Podman {
+    fn new(site: Site) -> Podman {
+        let conf = format!(
+            "[containers]\n\
+             default_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n\
+             log_driver = \"k8s-file\"\n\
+             [engine]\n\
+             network_cmd_path = \"{}\"\n\
+             runtime = \"runc\"\n\
+             cgroup_manager = \"cgroupfs\"\n\
+             events_logger = \"file\"\n",
+            site.path("bin/slirp4netns")
+        );
+        site.write("containers.conf", &conf);
+        let conf = format!("CONTAINERS_CONF={}", site.path("containers.conf"));
+        let podman = Podman { site, conf };
+        let image = podman.site.path("image.tar");
+        podman
+            .run(&["import", "-c", "ENV PATH=/bin", &image, "bb:1"])
+            .expect_ok();
+        podman
+    }
+
+    fn argv<'a>(args: &[&'a str]) -> Vec<&'a str> {
+        [&["podman", "--storage-driver", "vfs"], args].concat()
+    }
+
+    #[track_caller]
+    fn run(&self, args: &[&str]) -> Output {
+        self.site.run(&[&self.conf], &Podman::argv(args))
+    }
+
+    #[track_caller]
+    fn spawn(&self, args: &[&str]) -> Background {
+        self.site.spawn(&[&self.conf], &Podman::argv(args))
+    }
+}
+
+#[test]
+fn containers_reach_outside_and_are_reached() {
+    let lab = user_lab!("podman", "podman", "runc", "newuidmap");
+    let p = Podman::new(Site::new(&lab));
+    // Two at once, each with a switch of its own.
+    let script = Site::transfers(true);
+    let both = ["one", "two"].map(|_| p.spawn(&["run", "--rm", "bb:1", "sh", "-c", &script]));
+    for c in both {
+        let printed = c.finish(std::time::Duration::from_secs(60)).expect_ok();
+        p.site.assert_transfers(&printed, true);
+    }
+    // Publishing by podman's own rootlessport, and by our API socket.
+    let by = [("a", "8081", "rootlesskit"), ("b", "8082", "slirp4netns")];
+    for (name, port, handler) in by {
+        let published = format!("{port}:80");
+        let network = format!("slirp4netns:port_handler={handler}");
+        p.run(&[
+            "run",
+            "-d",
+            "--name",
+            name,
+            "-p",
+            &published,
+            "--network",
+            &network,
+            "bb:1",
+            "sh",
+            "-c",
+            &Site::server(name),
+        ])
+        .expect_ok();
+    }
+    for (name, port, _) in by {
+        p.site.assert_published(MACHINE[0], port, name);
+    }
+    p.run(&["rm", "-f", "-t", "0", "a", "b"]).expect_ok();
+    wait_until("our programs end with their containers", || {
+        !p.site.machine.run(&["pidof", "slirp4netns"]).success()
+    });
+}
