@@ -29,4 +29,4 @@ mod verify;
 
 pub use endpoint::Endpoint;
 pub use pipeline::Pipeline;
-pub use slirp::HostConfig;
+pub use slirp::{HostConfig, HostPort, HostPortCounters};

@@ -2,12 +2,11 @@
 
 use super::answer::{Answer, Body, ErrorBody, Fail, Query};
 use super::networks::Removed;
-use super::{Shared, change, exists, lock};
+use super::{Shared, lock};
 use crate::model::PublishedPort;
 use crate::plane::{
     ConnectionCount, ConnectionFilter, ConnectionView, LeaseView, NeighbourView, PublishedView,
 };
-use crate::refusal::Refusal;
 use axum::Json;
 use axum::body::{Body as HttpBody, Bytes};
 use axum::extract::{Path, State};
@@ -109,21 +108,15 @@ pub(crate) async fn published(State(plane): State<Shared>) -> Json<Vec<Published
 
 /// Publishes a port.
 #[utoipa::path(post, path = "/v1/publish/{name}", params(("name" = String, Path)), request_body = PublishedPort,
-    responses((status = 201, body = PublishedView), (status = 400, body = ErrorBody), (status = 409, body = ErrorBody)))]
+    responses((status = 201, body = PublishedView), (status = 400, body = ErrorBody), (status = 403, body = ErrorBody),
+        (status = 409, body = ErrorBody)))]
 pub(crate) async fn publish(
     State(plane): State<Shared>,
     Path(name): Path<String>,
     Body(port): Body<PublishedPort>,
 ) -> Result<(StatusCode, Json<PublishedView>), Fail> {
-    let config = port.clone();
-    change(&plane, |t| {
-        if t.publish.contains_key(&name) {
-            return Err(exists("adding", "published port", &name));
-        }
-        t.publish.insert(name.clone(), port);
-        Ok(())
-    })?;
-    Ok((StatusCode::CREATED, Json(PublishedView { name, config })))
+    let made = lock(&plane).publish(&name, port)?;
+    Ok((StatusCode::CREATED, Json(made)))
 }
 
 /// Ends the publishing of a port; connections that exist go on.
@@ -133,12 +126,6 @@ pub(crate) async fn unpublish(
     State(plane): State<Shared>,
     Path(name): Path<String>,
 ) -> Result<StatusCode, Fail> {
-    change(&plane, |t| {
-        if t.publish.remove(&name).is_none() {
-            let known = t.publish.keys();
-            return Err(Refusal::missing("deleting", "published port", &name, known));
-        }
-        Ok(())
-    })?;
+    lock(&plane).unpublish(&name)?;
     Ok(StatusCode::NO_CONTENT)
 }

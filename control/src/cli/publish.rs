@@ -15,7 +15,8 @@ pub(super) enum Publish {
     Add {
         /// A name for it.
         name: String,
-        /// Ports of the gateway, such as 8080 or 8000-8010.
+        /// Ports of the gateway, or of the host where the gateway has a host uplink, such as 8080 or 8000-8010; 0 is one of the
+        /// host's that is free, and is told.
         #[arg(long)]
         ports: Ports,
         /// Where they lead, such as 192.0.2.10:80; of several one is chosen per connection, with a weight as in 192.0.2.10:80*3.
@@ -26,7 +27,7 @@ pub(super) enum Publish {
             value_name = "ADDRESS[:PORT][*WEIGHT]"
         )]
         to: Vec<BackendAddress>,
-        /// The gateway's address [default: every one].
+        /// The gateway's address, or one of the host, such as 127.0.0.1 [default: every one].
         #[arg(long)]
         address: Option<IpAddr>,
         /// The network it is reached from [default: every one].
@@ -64,8 +65,15 @@ pub(super) async fn run(s: &Session, command: Publish) -> Done {
             };
             let body = serde_json::to_value(&port).unwrap_or_default();
             let path = format!("/v1/publish/{}", escape(&name));
+            let picks = port.ports.0.0 == 0;
             let made = s.client.call("POST", &path, Some(&body)).await?;
-            if s.json { show::json(&made) } else { Ok(()) }
+            if s.json {
+                return show::json(&made);
+            }
+            if picks && let Some(ports) = made.pointer("/config/ports").and_then(|p| p.as_str()) {
+                return show::print(&format!("{ports}\n"));
+            }
+            Ok(())
         }
         Publish::Del { name } => {
             let path = format!("/v1/publish/{}", escape(&name));
@@ -78,7 +86,17 @@ pub(super) async fn run(s: &Session, command: Publish) -> Done {
                 return show::json(&all);
             }
             let rows = all.iter().map(row).collect();
-            let head = ["NAME", "PROTO", "ADDRESS", "PORTS", "TO", "FROM NETWORK"];
+            let head = [
+                "NAME",
+                "PROTO",
+                "ADDRESS",
+                "PORTS",
+                "TO",
+                "FROM NETWORK",
+                "HOST",
+                "CAME",
+                "FAILED",
+            ];
             show::table(&head, rows, "no published ports")
         }
     }
@@ -86,6 +104,7 @@ pub(super) async fn run(s: &Session, command: Publish) -> Done {
 
 fn row(p: &PublishedView) -> Vec<String> {
     let c = &p.config;
+    let host: Vec<String> = p.host.iter().map(ToString::to_string).collect();
     let to: Vec<String> = c.to.iter().map(ToString::to_string).collect();
     vec![
         p.name.clone(),
@@ -94,5 +113,12 @@ fn row(p: &PublishedView) -> Vec<String> {
         c.ports.to_string(),
         to.join(","),
         c.network.clone().unwrap_or_else(|| "any".into()),
+        match &p.fault {
+            Some(fault) => fault.clone(),
+            None if p.host.is_empty() => "-".into(),
+            None => host.join(","),
+        },
+        p.accepted.to_string(),
+        p.failed.to_string(),
     ]
 }

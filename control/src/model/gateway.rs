@@ -247,6 +247,12 @@ impl Gateway {
             let reason = format!("{} is out of range", self.mtu);
             return at("mtu", reason, "use 576 to 65535 bytes");
         }
+        if let Some(Nat { ports: Some(p), .. }) = &self.nat
+            && p.0.0 == 0
+        {
+            let reason = "0 is no port to translate to".to_owned();
+            return at("nat", reason, "use ports like 1024-65535");
+        }
         if self.uplink && self.host_uplink.is_some() {
             let reason = "an uplink's own connections don't leave by the host".to_owned();
             let remedy = "set either uplink or host_uplink";

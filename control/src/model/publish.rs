@@ -1,14 +1,17 @@
-//! Published ports: an address and port of a gateway that stand for a container's.
+//! Published ports: an address and port of a gateway, or of the host, that stand for a container's.
+//!
+//! Where a gateway has a host uplink, a port published for a container behind it is one of the host's too: a socket that listens there,
+//! unless it is published at an address of a gateway or for a network alone.
 
 use super::Topology;
 use super::check::Problem;
 use crate::units::{BackendAddress, Ports};
 use serde::{Deserialize, Serialize};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use utoipa::ToSchema;
 use vswitch_core::bridge::NetworkId;
-use vswitch_nat::Endpoint;
-use vswitch_nat::gateway::{Backend, MAX_BACKENDS, MAX_PORTS, Publish};
+use vswitch_nat::gateway::{Backend, MAX_BACKENDS, MAX_PORTS, Publish, contains};
+use vswitch_nat::{Endpoint, HostPort};
 
 /// Protocols with ports.
 #[derive(
@@ -52,7 +55,7 @@ impl Protocol {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PublishedPort {
-    /// Ports of the gateway.
+    /// Ports of the gateway, or of the host; 0 is one of the host's that is free, and then stays.
     pub ports: Ports,
     /// Protocol.
     #[serde(default)]
@@ -60,7 +63,7 @@ pub struct PublishedPort {
     /// Where they lead: `192.0.2.10:80`, or an address alone for the same port; of several one is chosen per connection,
     /// with a weight as in `192.0.2.10:80*3`.
     pub to: Vec<BackendAddress>,
-    /// The gateway's address; every one by default.
+    /// The gateway's address, or one of the host; every one by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub address: Option<IpAddr>,
@@ -89,6 +92,12 @@ impl Topology {
                 return at("to", reason, "name 64 at most");
             }
             let (from, to) = p.ports.0;
+            if from == 0 && self.host_addresses(p).is_empty() {
+                let reason = "0 is a port of the host's choice, and it isn't a port of the host's"
+                    .to_owned();
+                let remedy = "name a port, or give the container's gateway a host uplink";
+                return at("ports", reason, remedy);
+            }
             count += usize::from(to - from) + 1;
             if count > MAX_PORTS {
                 let reason = format!("more than {MAX_PORTS} ports are published");
@@ -110,6 +119,7 @@ impl Topology {
             let clash = |q: &PublishedPort| {
                 q.protocol == p.protocol
                     && q.address == p.address
+                    && from != 0
                     && (q.network == p.network || q.network.is_none() || p.network.is_none())
                     && q.ports.0.0 <= to
                     && from <= q.ports.0.1
@@ -131,10 +141,56 @@ impl Topology {
         Ok(())
     }
 
+    /// The addresses of the host that a published port is at; none if it isn't the host's.
+    fn host_addresses(&self, p: &PublishedPort) -> Vec<IpAddr> {
+        if p.network.is_some() || p.protocol == Protocol::Sctp {
+            return Vec::new();
+        }
+        let gateways = || self.networks.values().filter_map(|n| n.gateway.as_ref());
+        let is_gateways = |a: &IpAddr| {
+            gateways().any(|g| {
+                let own = g.addresses.iter().any(|c| c.0.0 == *a);
+                own || g.nat.as_ref().is_some_and(|n| n.addresses.contains(a))
+            })
+        };
+        if p.address.as_ref().is_some_and(is_gateways) {
+            return Vec::new();
+        }
+        let behind = |b: &IpAddr| {
+            gateways().filter(|g| g.host_uplink.is_some()).any(|g| {
+                let mut reached = g.addresses.iter().chain(g.routes.iter().map(|r| &r.to));
+                reached.any(|c| contains(c.0, *b))
+            })
+        };
+        let any: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+        any.into_iter()
+            .filter(|a| {
+                let mut to = p.to.iter().map(|b| b.0.address);
+                to.any(|b| b.is_ipv4() == a.is_ipv4() && behind(&b))
+            })
+            .map(|a| p.address.unwrap_or(a))
+            .collect()
+    }
+
+    /// The ports of the host that stand for containers', and the names that they are published under.
+    pub(crate) fn host_ports(&self) -> Vec<(&str, HostPort)> {
+        let mut all = Vec::new();
+        for (name, p) in &self.publish {
+            let (from, to) = p.ports.0;
+            let proto = p.protocol.number();
+            for a in self.host_addresses(p) {
+                let at = (from..=to).map(|n| SocketAddr::new(a, n));
+                all.extend(at.map(|at| (name.as_str(), HostPort { proto, at })));
+            }
+        }
+        all
+    }
+
     pub(super) fn published(&self, id: impl Fn(&str) -> Option<NetworkId>) -> Vec<Publish> {
         let publish = |p: &PublishedPort| Publish {
             proto: p.protocol.number(),
-            address: p.address,
+            // The back ends tell the family.
+            address: p.address.filter(|a| !a.is_unspecified()),
             network: p.network.as_deref().and_then(&id),
             ports: p.ports.0.0..=p.ports.0.1,
             backends: p

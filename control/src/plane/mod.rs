@@ -15,6 +15,7 @@ mod capture;
 mod commit;
 mod conntrack;
 mod policy;
+mod publish;
 mod services;
 mod trace;
 mod view;
@@ -96,6 +97,7 @@ pub struct Plane {
     /// Counters of ports that are gone, so that totals never go back.
     retired: Totals,
     serving: services::Serving,
+    host_ports: publish::HostPorts,
     state: Option<StateFile>,
     /// The firewall in force, and the epoch given out last.
     policy: Option<Arc<Compiled>>,
@@ -131,6 +133,7 @@ impl Plane {
             last_capture: 0,
             retired: Totals::default(),
             serving: services::Serving::default(),
+            host_ports: publish::HostPorts::default(),
             state,
             policy: None,
             policy_epoch: 0,
@@ -171,15 +174,23 @@ impl Plane {
 
     fn transact(
         &mut self,
-        wanted: Topology,
+        mut wanted: Topology,
         handed: &BTreeMap<String, OwnedFd>,
         lenient: bool,
     ) -> Result<Vec<Change>, Refusal> {
         wanted.check().map_err(|p| p.refusal("applying"))?;
+        let listening = self.prepare_host_ports(&mut wanted, lenient)?;
         let changes = diff(&self.desired, &wanted);
-        let opened = self.prepare(&wanted, handed, lenient)?;
+        let opened = match self.prepare(&wanted, handed, lenient) {
+            Ok(opened) => opened,
+            Err(refusal) => {
+                self.take_back(listening);
+                return Err(refusal);
+            }
+        };
         let set = self.set_up_or_down(&wanted);
         self.commit(wanted, opened)?;
+        self.commit_host_ports(listening)?;
         for c in &changes {
             tracing::info!(act = %c.act, thing = %c.thing, name = %c.name, "configured");
             let mut record = Record::now("configured");

@@ -87,6 +87,19 @@ pub struct PublishedView {
     pub name: String,
     /// Its configuration.
     pub config: PublishedPort,
+    /// The host's addresses that it listens at; none if it isn't a port of the host.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub host: Vec<IpAddr>,
+    /// Why it doesn't, as it should.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<String>,
+    /// Connections that came to the host's port; of UDP, clients.
+    #[serde(default)]
+    pub accepted: u64,
+    /// Of these, those that didn't reach the container.
+    #[serde(default)]
+    pub failed: u64,
 }
 
 /// An FDB entry.
@@ -494,16 +507,6 @@ impl Plane {
             most = most.max(n);
         }
         Ok(most)
-    }
-
-    /// All published ports.
-    #[must_use]
-    pub fn published_views(&self) -> Vec<PublishedView> {
-        let view = |(name, config): (&String, &PublishedPort)| PublishedView {
-            name: name.clone(),
-            config: config.clone(),
-        };
-        self.desired.publish.iter().map(view).collect()
     }
 
     /// All mirror sessions.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 text_type!(
-    /// A port, or a range of ports.
+    /// A port, or a range of ports; 0 alone is one that the host picks.
     Ports((u16, u16)), "a port or range of ports (1 to 65535)", "80 or 8000-8010", "8000-8010"
 );
 text_type!(
@@ -28,7 +28,7 @@ impl Ports {
     pub(super) fn read(text: &str) -> Option<(u16, u16)> {
         let (from, to) = text.split_once('-').unwrap_or((text, text));
         let (from, to) = (from.trim().parse().ok()?, to.trim().parse().ok()?);
-        (0 < from && from <= to).then_some((from, to))
+        (0 < from && from <= to || to == 0).then_some((from, to))
     }
 }
 
@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn texts_come_back_as_they_were() {
-        for text in ["80", "8000-8010"] {
+        for text in ["0", "80", "8000-8010"] {
             assert_eq!(
                 text.parse::<Ports>().map(|p| p.to_string()).as_deref(),
                 Ok(text)
@@ -104,7 +104,7 @@ mod tests {
             let back = text.parse::<BackendAddress>().map(|b| b.to_string());
             assert_eq!(back.as_deref(), Ok(text));
         }
-        for text in ["0", "9-8", "65536", "-", "80-"] {
+        for text in ["0-9", "9-0", "9-8", "65536", "-", "80-"] {
             assert!(text.parse::<Ports>().is_err(), "{text}");
         }
         for text in ["192.0.2.1:0", "192.0.2.1*0", "web:80", ":80", "192.0.2.1:"] {

@@ -431,6 +431,10 @@ impl Flows {
         (epoch, routes): (u32, &Routes),
     ) -> Result<(), DropReason> {
         for (n, to) in to.into_iter().enumerate() {
+            // A socket of the host is no way that can be changed.
+            if self.kept(i).is_some_and(|k| k.ways[n].network == HOST) {
+                continue;
+            }
             let (route, hop) = routes.find(to).ok_or(DropReason::NoRoute)?;
             let network = route.network;
             let way = self.keep_way(Way { network, hop }, to);
@@ -467,10 +471,15 @@ impl Flows {
     pub(crate) fn ended(&mut self, conn: &Conn, now: Nanos) {
         let i = conn.user().nat;
         if i != NONE {
-            if self.kept(i).is_some_and(|k| k.ways[0].network == HOST) {
-                let (from, to) = (conn.tuple(Dir::Original), conn.tuple(Dir::Reply));
+            let (from, to) = (conn.tuple(Dir::Original), conn.tuple(Dir::Reply));
+            let by_host = |n: usize| matches!(self.kept(i), Some(k) if k.ways[n].network == HOST);
+            if by_host(0) {
                 let inside = (from.src(), from.src_port).into();
                 let outside = (to.src(), to.src_port).into();
+                self.host_ended.push(Ended(from.proto, inside, outside));
+            } else if by_host(1) {
+                let inside = (from.dst(), from.dst_port).into();
+                let outside = (from.src(), from.src_port).into();
                 self.host_ended.push(Ended(from.proto, inside, outside));
             }
             self.remove(i, now, targets(conn)[0]);

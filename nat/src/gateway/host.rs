@@ -36,7 +36,7 @@ const MTU: u32 = 65_535;
 #[derive(Debug)]
 pub(super) struct Uplink {
     pub(super) interface: Interface,
-    slirp: Slirp,
+    pub(super) slirp: Slirp,
 }
 
 /// What the gateway keeps for it.
@@ -46,7 +46,7 @@ pub(super) struct Host {
     watch: Option<Watch>,
     counters: Arc<PortCounters>,
     /// Something was given to the backend since it was flushed.
-    given: bool,
+    pub(super) given: bool,
 }
 
 /// Routes by it: all that no other leads to, and the host's loopback.
@@ -246,10 +246,14 @@ impl Gateway {
             verdict: Verdict::Next,
         };
         self.ingress = PortId::GATEWAY;
+        let begins = super::inbound::begins(&e);
         match self.whole(cx, bridge, HOST, &mut e) {
             Ok((Outcome::Send(out), _)) => self.send(cx, bridge, out, e.frame, Origin::Held),
             Ok((Outcome::Held, _)) => {}
-            Err(why) => self.host.counters.count_drop(why, 1),
+            Err(why) => {
+                self.host.counters.count_drop(why, 1);
+                self.refused_inbound(begins);
+            }
         }
     }
 

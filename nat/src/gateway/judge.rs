@@ -433,10 +433,11 @@ impl Gateway {
         for Awaiting { ingress, frame, .. } in ready {
             self.hold(-1);
             self.ingress = ingress;
-            let (meta, network) = (
-                wire::parse(frame.head(), frame.len()),
-                bridge.network_of(ingress),
-            );
+            let network = match ingress {
+                PortId::GATEWAY => Some(super::host::HOST),
+                port => bridge.network_of(port),
+            };
+            let meta = wire::parse(frame.head(), frame.len());
             let (Some(meta), Some(network)) = (meta, network) else {
                 self.counters.count_drop(DropReason::NoPort, 1);
                 continue;
@@ -447,12 +448,20 @@ impl Gateway {
                 meta,
                 verdict,
             };
-            match self.packet(cx, bridge, network, &mut e) {
+            let begins = super::inbound::begins(&e);
+            let done = match network == super::host::HOST {
+                true => self.whole(cx, bridge, network, &mut e).map(|(o, _)| o),
+                false => self.packet(cx, bridge, network, &mut e),
+            };
+            match done {
                 Ok(super::forward::Outcome::Send(out)) => {
                     self.send(cx, bridge, out, e.frame, Origin::Held);
                 }
                 Ok(super::forward::Outcome::Held) => {}
-                Err(why) => self.counters.count_drop(why, 1),
+                Err(why) => {
+                    self.counters.count_drop(why, 1);
+                    self.refused_inbound(begins.filter(|_| network == super::host::HOST));
+                }
             }
         }
         self.ingress = ingress;

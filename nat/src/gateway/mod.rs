@@ -20,6 +20,7 @@ mod flows;
 mod forward;
 mod fragments;
 mod host;
+mod inbound;
 mod interface;
 mod judge;
 mod local;
@@ -36,6 +37,7 @@ mod show;
 mod split;
 
 pub use flows::SnatConfig;
+pub use inbound::HostListener;
 pub use interface::InterfaceConfig;
 pub use publish::{Backend, MAX_BACKENDS, MAX_PORTS, Publish};
 pub use route::{MAX_ROUTES, Route, contains};

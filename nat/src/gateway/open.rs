@@ -88,7 +88,9 @@ impl Gateway {
         let (src, asked) = ends(&original);
         let mut lease = None;
         let mut dst = asked;
-        let addressed = self.is_own(asked.addr) || self.is_external(asked);
+        let addressed = self.is_own(asked.addr)
+            || self.is_external(asked)
+            || self.is_host_published(network, original.proto, asked);
         let (mut inside, mut through) = (None, None);
         if addressed {
             match self.inbound(cx, bridge, network, original.proto, src, asked) {
@@ -129,7 +131,8 @@ impl Gateway {
                 return Err(why);
             }
         };
-        let hairpin = asked != dst && out.network == network;
+        let hairpin =
+            asked != dst && (out.network == network || self.needs_our_address(network, src.addr));
         let mut source = src;
         let towards = towards.unwrap_or(out.network);
         let prefix = match through {
@@ -249,7 +252,7 @@ impl Gateway {
     /// The way back to who began.
     fn back(&self, network: NetworkId, to: std::net::IpAddr) -> Way {
         match self.interface(network) {
-            Some(i) if i.on_link(to) => Way { network, hop: to },
+            Some(i) if network == HOST || i.on_link(to) => Way { network, hop: to },
             _ => self
                 .routes
                 .find(to)

@@ -8,17 +8,24 @@
 //! mirrored ([`tcp`]), UDP goes by connected sockets ([`udp`]), echo requests by ping sockets ([`ping`]). What the kernel
 //! says in answer to a socket becomes the reset or ICMP error that the container would have got.
 //!
+//! The other way round, clients come to published ports by listening sockets ([`listen`]).
+//!
 //! Sockets are watched by the worker, edge triggered ([`Watch`]). A flow that has something to do waits in a queue for
 //! [`Slirp::flush`], which serves all in turns within a budget. Flows end by themselves or with their
 //! connection ([`Slirp::end`]). There are no more of them than descriptors; for a new one the least worth of a few
 //! looked at makes room: echoes, then datagrams, then what is ending or connecting, then what has long been idle.
 
+mod accept;
+mod listen;
 mod packet;
 mod ping;
+mod served;
 mod table;
 pub mod tcp;
 mod udp;
 mod whole;
+
+pub use listen::{HostPort, HostPortCounters};
 
 use crate::reply::Cause;
 use std::collections::VecDeque;
@@ -69,6 +76,7 @@ enum Flow {
     Tcp(Box<(Mirror, tcp::Host)>),
     Udp(udp::Udp),
     Ping(ping::Ping),
+    Served(served::Served),
 }
 
 /// The backend; see the module's head.
@@ -77,6 +85,7 @@ pub(crate) struct Slirp {
     config: HostConfig,
     watch: Option<Watch>,
     table: Table<Flow>,
+    listeners: listen::Listeners,
     dirty: VecDeque<u32>,
     out: Vec<Out>,
     frames: Vec<Frame>,
@@ -92,9 +101,9 @@ impl Flow {
     fn worth(&self) -> u8 {
         match self {
             Flow::Ping(_) => 0,
-            Flow::Udp(_) => 1,
+            Flow::Udp(_) | Flow::Served(_) => 1,
             Flow::Tcp(t) if t.0.is_ending() => 2,
-            Flow::Tcp(t) if t.0.is_connecting() => 3,
+            Flow::Tcp(t) if t.0.is_connecting() || t.0.is_opening() => 3,
             Flow::Tcp(_) => 4,
         }
     }
@@ -113,6 +122,7 @@ impl Slirp {
             config,
             watch,
             table: Table::new(sock::descriptors()),
+            listeners: listen::Listeners::default(),
             dirty: VecDeque::new(),
             out: Vec::new(),
             frames: Vec::new(),
@@ -132,7 +142,7 @@ impl Slirp {
         for (_, slot) in self.table.iter() {
             let i = match slot.flow {
                 Flow::Tcp(_) => 0,
-                Flow::Udp(_) => 1,
+                Flow::Udp(_) | Flow::Served(_) => 1,
                 Flow::Ping(_) => 2,
             };
             n[i] += 1;
@@ -164,9 +174,6 @@ impl Slirp {
     pub(crate) fn input(&mut self, now: Nanos, e: &mut Entry) -> Result<(), DropReason> {
         const BAD: DropReason = DropReason::BadPacket;
         let (src, dst) = e.meta.addresses(e.frame.head()).ok_or(BAD)?;
-        if !self.may_reach(dst) {
-            return Err(DropReason::HostSocket);
-        }
         if e.meta.fragment {
             return match self.incomplete.add(now, e)? {
                 Some(mut whole) => self.input(now, &mut whole),
@@ -189,9 +196,20 @@ impl Slirp {
             inside: (src, u16::from_be_bytes(from)).into(),
             outside: (dst, u16::from_be_bytes(to)).into(),
         };
+        if e.meta.l4 == L4::Udp
+            && let Some(done) = self.answer_client(now, &key, e)
+        {
+            return done;
+        }
+        // A client of ours may be anywhere.
+        if !self.may_reach(dst) && self.table.find(&key).is_none() {
+            let done = matches!(e.meta.l4, L4::Icmp | L4::Icmp6) && self.is_told(e);
+            return done.then_some(()).ok_or(DropReason::HostSocket);
+        }
         match e.meta.l4 {
             L4::Tcp => self.tcp(now, key, e),
             L4::Udp => self.udp(now, key, e),
+            _ if self.is_told(e) => Ok(()),
             _ => self.ping(now, key, e),
         }
     }
@@ -208,11 +226,16 @@ impl Slirp {
         if let Flow::Tcp(t) = &mut slot.flow {
             let (mirror, host) = &mut **t;
             let before = mirror.held();
+            let was_opening = mirror.is_opening();
             let fate = mirror.input(now, &s, host, &mut self.frames);
+            let answered = was_opening && !mirror.is_opening();
             if fate == Fate::Lives {
                 mirror.keep(&mut e.frame, &e.meta, self.held < HELD);
             }
             self.held = (self.held + mirror.held()).saturating_sub(before);
+            if answered {
+                self.listeners.settled(i, true);
+            }
             self.settle(i, fate);
         }
         Ok(())
@@ -276,6 +299,7 @@ impl Slirp {
             Flow::Tcp(t) => (t.1.as_fd(), true),
             Flow::Udp(u) => (u.as_fd(), false),
             Flow::Ping(p) => (p.as_fd(), false),
+            Flow::Served(_) => return Ok(()),
         };
         if watch.add(fd, i as usize, writes).is_err() {
             self.close(i, true);
@@ -326,6 +350,7 @@ impl Slirp {
                 mirror.reset(host, &mut self.frames);
             }
         }
+        self.listeners.settled(i, false);
         // Closing the descriptor ends its being watched.
     }
 
@@ -344,6 +369,9 @@ impl Slirp {
     /// Sockets are ready.
     pub(crate) fn ready(&mut self, now: Nanos, events: &[Ready]) {
         for event in events {
+            if self.listener_ready(event.key) {
+                continue;
+            }
             let i = event.key as u32;
             let Some(slot) = self.table.get(i) else {
                 continue;
@@ -385,6 +413,7 @@ impl Slirp {
                     self.settle(i, fate);
                 }
                 Flow::Udp(_) | Flow::Ping(_) => self.touch(i),
+                Flow::Served(_) => {}
             }
         }
     }
@@ -392,6 +421,7 @@ impl Slirp {
     /// Serves the flows that have something to do; true if there is more.
     pub(crate) fn flush(&mut self, now: Nanos) -> bool {
         let mut left = BUDGET;
+        self.serve_listeners(now);
         // Each at most once: who has more waits for the next turn.
         for _ in 0..self.dirty.len() {
             if left == 0 {
@@ -418,6 +448,7 @@ impl Slirp {
                     Fate::Lives,
                     p.receive(&key, &mut self.frames, &mut self.out),
                 ),
+                Flow::Served(_) => (Fate::Lives, false),
             };
             let made = self.frames.get(before..).unwrap_or_default();
             let made: usize = made.iter().map(Frame::len).sum();
@@ -433,7 +464,7 @@ impl Slirp {
                 self.touch(i);
             }
         }
-        !self.dirty.is_empty()
+        !self.dirty.is_empty() || self.listeners.have_work()
     }
 
     /// Timers of the flows; when the next is due.

@@ -35,6 +35,8 @@ pub(super) struct Table<F> {
     index: HashMap<Key, u32, RandomState>,
     timers: BinaryHeap<Reverse<(Nanos, u32)>>,
     limit: usize,
+    /// Descriptors that others have, of those.
+    aside: usize,
     /// Where to look next for one that makes room.
     hand: usize,
 }
@@ -47,12 +49,18 @@ impl<F> Table<F> {
             index: HashMap::with_hasher(RandomState::default()),
             timers: BinaryHeap::new(),
             limit,
+            aside: 0,
             hand: 0,
         }
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.index.len() >= self.limit
+        self.index.len() + self.aside >= self.limit
+    }
+
+    /// Leaves so many descriptors to others.
+    pub(super) fn set_aside(&mut self, n: usize) {
+        self.aside = n;
     }
 
     pub(super) fn find(&self, key: &Key) -> Option<u32> {

@@ -143,7 +143,7 @@ impl Slirp {
 }
 
 /// The payload of a datagram, or of several and the size of each.
-fn payload(e: &Entry) -> Option<([&[u8]; 2], Option<u16>)> {
+pub(super) fn payload(e: &Entry) -> Option<([&[u8]; 2], Option<u16>)> {
     if !left_to_offload(&e.frame, &e.meta) && !e.frame.vnet.data_valid {
         let at = usize::from(e.meta.l4_off);
         let sum = e.frame.head().get(at + 6..at + 8)?;
@@ -258,7 +258,7 @@ fn frame(key: &Key, id: u16, receive: Received<'_>) -> io::Result<Option<Frame>>
 }
 
 /// Writes the headers of a frame that has room for them.
-fn finish(
+pub(super) fn finish(
     frame: &mut Frame,
     from: SocketAddr,
     to: SocketAddr,

@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 pub mod child;
+pub mod listen;
 pub mod mem;
 pub mod mmsg;
 pub mod packet;

@@ -20,6 +20,7 @@
 //! (NewReno) say, timers are RFC 6298's. SACK and timestamps aren't offered: nothing on the way is far or lossy enough to repay
 //! their bytes.
 
+mod active;
 mod held;
 mod host;
 mod output;
@@ -89,6 +90,8 @@ enum Phase {
     Connecting,
     /// The container's SYN was answered.
     Answered,
+    /// We have begun: the container is to answer our SYN.
+    Opening,
     Open,
 }
 
@@ -264,6 +267,9 @@ impl Mirror {
         io: &mut impl Stream,
         out: &mut Vec<Frame>,
     ) -> Fate {
+        if self.phase == Phase::Opening {
+            return self.answered(now, s, io, out);
+        }
         let end = s
             .seq
             .wrapping_add(s.len())
@@ -476,7 +482,7 @@ impl Mirror {
         io.abort();
         if self.phase == Phase::Connecting {
             out.extend(self.refusal());
-        } else {
+        } else if self.phase != Phase::Opening {
             // In the middle of what the container expects, so that it is believed.
             let seq = if self.flight() > 0 {
                 self.una

@@ -46,6 +46,12 @@ impl Mirror {
                 }
                 return Ok(false);
             }
+            Phase::Opening => {
+                if std::mem::take(&mut self.ack_due) {
+                    out.extend(self.syn_out(io));
+                }
+                return Ok(false);
+            }
             Phase::Open => {}
         }
         self.discard(io)?;
@@ -276,7 +282,7 @@ impl Mirror {
         if self.unanswered > most {
             return self.reset(io, out);
         }
-        if self.phase == Phase::Answered {
+        if matches!(self.phase, Phase::Answered | Phase::Opening) {
             self.ack_due = true;
         } else if self.flight() > 0 {
             // RFC 5681 3.1: from the start, slowly.

@@ -11,16 +11,26 @@ const THEIRS: u32 = 0xffff_fff0;
 
 /// A host socket: what it took, and what it has.
 #[derive(Debug, Default)]
-struct Fake {
+pub(super) struct Fake {
     took: Vec<u8>,
     /// Bytes it takes before it is full.
     free: usize,
-    queue: VecDeque<u8>,
+    pub(super) queue: VecDeque<u8>,
     offset: usize,
-    ended: bool,
-    shut: bool,
-    aborted: bool,
+    pub(super) ended: bool,
+    pub(super) shut: bool,
+    pub(super) aborted: bool,
     broken: bool,
+}
+
+impl Fake {
+    /// One that takes so many bytes.
+    pub(super) fn taking(free: usize) -> Fake {
+        Fake {
+            free,
+            ..Fake::default()
+        }
+    }
 }
 
 impl Stream for Fake {
@@ -133,10 +143,7 @@ impl Rig {
         let meta = parse(syn.head(), syn.len()).unwrap();
         let s = Segment::read(&syn, &meta).unwrap();
         let (inside, outside) = ends();
-        let io = Fake {
-            free: 100_000,
-            ..Fake::default()
-        };
+        let io = Fake::taking(100_000);
         Rig {
             m: Mirror::new(inside, outside, &s, ISS),
             io,

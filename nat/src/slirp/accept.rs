@@ -1,0 +1,147 @@
+//! Connections that clients of the host make to published ports.
+//!
+//! Each becomes a flow whose mirror opens the container's side ([`super::tcp`]). The client was answered by the kernel already, so it is
+//! reset if the container isn't reached: when policy forbids it, the container refuses or says by ICMP that it can't be
+//! reached, or when it doesn't answer at all.
+
+use super::listen::TCP;
+use super::tcp::{self, Mirror};
+use super::{Flow, Key, Slirp};
+use crate::icmp_error::{ErrorKind as IcmpKind, QuotedError};
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use vswitch_core::clock::Nanos;
+use vswitch_core::frame::Entry;
+use vswitch_core::sys::{listen, sock};
+
+/// Connections accepted before others have their turn.
+const ACCEPTS: usize = 64;
+
+/// An address without a scope, as packets have it.
+pub(super) fn plain(a: SocketAddr) -> SocketAddr {
+    (a.ip(), a.port()).into()
+}
+
+/// Whether a connection that was to be accepted has failed, and the next may not (accept(2), "Error handling").
+fn is_its_own(e: &io::Error) -> bool {
+    matches!(
+        e.kind(),
+        ErrorKind::ConnectionAborted
+            | ErrorKind::ConnectionReset
+            | ErrorKind::NotConnected
+            | ErrorKind::Interrupted
+            | ErrorKind::HostUnreachable
+            | ErrorKind::NetworkUnreachable
+            | ErrorKind::NetworkDown
+            | ErrorKind::InvalidData
+    )
+}
+
+impl Slirp {
+    /// Accepts what waits at a listening socket, as far as there is room; true if there may be more.
+    pub(super) fn accept(&mut self, now: Nanos, i: u32) -> bool {
+        for _ in 0..ACCEPTS {
+            let full = self.table.is_full() && !self.make_room(now);
+            let Some(l) = self.listeners.get(i) else {
+                return false;
+            };
+            if full || l.waiting >= super::listen::WAITING {
+                self.listeners.stall(i);
+                return false;
+            }
+            match listen::accept(&l.fd) {
+                Ok((fd, peer)) => {
+                    l.counters.accepted.add(1);
+                    let own = match l.port.at {
+                        at if at.ip().is_unspecified() => sock::local(&fd),
+                        at => Ok(at),
+                    };
+                    if let Ok(own) = own {
+                        self.accepted(now, i, fd, (plain(own), plain(peer)));
+                    }
+                }
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return false,
+                Err(e) if is_its_own(&e) => {}
+                Err(e) => {
+                    let many = e.raw_os_error() == Some(sock::TOO_MANY);
+                    if !many || !self.make_room(now) {
+                        self.listeners.stall(i);
+                        return false;
+                    }
+                }
+            }
+        }
+        true
+    }
+
+    fn accepted(&mut self, now: Nanos, by: u32, fd: OwnedFd, ends: (SocketAddr, SocketAddr)) {
+        let (inside, outside) = ends;
+        let key = Key {
+            proto: TCP,
+            inside,
+            outside,
+        };
+        if let Some(old) = self.table.find(&key) {
+            // The client is done with it, and the container isn't yet.
+            self.close(old, true);
+        }
+        let iss = self.random();
+        let mirror = Mirror::opening(inside, outside, iss, now);
+        let flow = Flow::Tcp(Box::new((mirror, tcp::Host::new(fd))));
+        if self.enter(now, key, flow).is_err() {
+            return;
+        }
+        if let (Some(i), Some(l)) = (self.table.find(&key), self.listeners.get(by)) {
+            l.waiting += 1;
+            self.listeners.opening.insert(i, by);
+            self.touch(i);
+        }
+    }
+
+    /// What was to begin a flow from outside was refused on its way to the container: whoever began it is told as far as can be.
+    pub(crate) fn refused_inside(&mut self, proto: u8, inside: SocketAddr, outside: SocketAddr) {
+        let key = Key {
+            proto,
+            inside,
+            outside,
+        };
+        let Some(i) = self.table.find(&key) else {
+            return;
+        };
+        match self.table.get(i).map(|s| &s.flow) {
+            Some(Flow::Tcp(t)) if t.0.is_opening() => self.close(i, true),
+            Some(Flow::Served(s)) => {
+                let by = s.listener;
+                if let Some(l) = self.listeners.get(by) {
+                    l.counters.failed.add(1);
+                }
+                self.close(i, false);
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether a packet is an ICMP error from inside about a flow of ours. One that was to begin, ends.
+    pub(super) fn is_told(&mut self, e: &Entry) -> bool {
+        let Ok(error) = QuotedError::parse(&e.frame, &e.meta) else {
+            return false;
+        };
+        let q = &error.quoted;
+        let key = Key {
+            proto: q.proto,
+            inside: (q.dst.addr, q.dst.port).into(),
+            outside: (q.src.addr, q.src.port).into(),
+        };
+        let Some(i) = self.table.find(&key) else {
+            return false;
+        };
+        if let Some(Flow::Tcp(t)) = self.table.get(i).map(|s| &s.flow)
+            && t.0.is_opening()
+            && matches!(error.kind, IcmpKind::Unreachable(_))
+        {
+            self.close(i, true);
+        }
+        true
+    }
+}
