@@ -1,6 +1,6 @@
 //! Podman 4, rootless, with `network_cmd_path` set to ours.
 
-use crate::site::{MACHINE, Site};
+use crate::site::{MACHINE, OUTSIDE, Site};
 use crate::user_lab;
 use vswitch_tests::{Background, Output, wait_until};
 
@@ -82,8 +82,45 @@ fn containers_reach_outside_and_are_reached() {
     for (name, port, _) in by {
         p.site.assert_published(MACHINE[0], port, name);
     }
+    // What our API socket publishes keeps the client's address.
+    let asked = p.run(&["logs", "b"]);
+    let asked = format!("{}{}", asked.stdout, asked.stderr);
+    assert!(asked.contains(OUTSIDE[0]), "{asked}");
     p.run(&["rm", "-f", "-t", "0", "a", "b"]).expect_ok();
     wait_until("our programs end with their containers", || {
         !p.site.machine.run(&["pidof", "slirp4netns"]).success()
     });
+}
+
+#[test]
+fn a_network_of_podman_s_own() {
+    let lab = user_lab!("podman-net", "podman", "runc", "newuidmap", "iptables");
+    let p = Podman::new(Site::new(&lab));
+    p.run(&["network", "create", "own"]).expect_ok();
+    let server = Site::server("a");
+    let ours = ["run", "-d", "--network", "own"];
+    let a = [
+        &ours[..],
+        &["--name", "a", "-p", "8083:80", "bb:1", "sh", "-c", &server],
+    ]
+    .concat();
+    p.run(&a).expect_ok();
+    p.site.assert_published(MACHINE[0], "8083", "a");
+    let script = format!(
+        "set -e; wget -q -O - http://a/name; {}",
+        Site::transfers(false)
+    );
+    let out = p.run(&[
+        "run",
+        "--rm",
+        "--network",
+        "own",
+        "bb:1",
+        "sh",
+        "-c",
+        &script,
+    ]);
+    let printed = out.expect_ok();
+    assert!(printed.starts_with("a\n"), "{printed}");
+    p.site.assert_transfers(&printed, false);
 }

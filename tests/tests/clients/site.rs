@@ -144,7 +144,9 @@ impl Site {
     /// What a container has to be able to do: names by DNS, large transfers both ways, IPv6 where `six`; as a script for its shell that
     /// prints what [`Site::assert_transfers`] looks for.
     pub(crate) fn transfers(six: bool) -> String {
-        let v6 = format!("echo six $(wget -q -O - http://[{}]:8000/peer)", OUTSIDE[1]);
+        // An address made of an advertised prefix is tentative for a second; meanwhile connections would begin at the link-local one.
+        let v6 = format!("until ip -6 addr show scope global | grep inet6 | grep -qv tentative; do sleep 0.1; done
+             echo six $(wget -q -O - http://[{}]:8000/peer)", OUTSIDE[1]);
         format!(
             "set -e
              nslookup www.example
@@ -198,7 +200,7 @@ impl Site {
     /// A script for a container's shell: serves its name and the large file on port 80.
     pub(crate) fn server(name: &str) -> String {
         format!(
-            "ln -s /large /www/large; echo {name} >/www/name; echo up; exec httpd -f -p 80 -h /www"
+            "ln -s /large /www/large; echo {name} >/www/name; echo up; exec httpd -f -v -p 80 -h /www"
         )
     }
 }

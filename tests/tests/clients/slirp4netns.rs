@@ -1,6 +1,6 @@
 //! slirp4netns by hand: what a caller of the real one relies on, descriptor by descriptor.
 
-use crate::site::Site;
+use crate::site::{MACHINE, OUTSIDE, Site};
 use crate::user_lab;
 use std::time::Duration;
 use vswitch_tests::wait_until;
@@ -242,4 +242,78 @@ fn the_api_socket_answers_as_slirp4netns() {
         std::thread::sleep(Duration::from_millis(10));
         !site.machine.run(&["pidof", "slirp4netns"]).success()
     });
+}
+
+/// Inside: a TCP server and a UDP server on `$1` and `$2` that answer with the client's address.
+const WHO: &str = r#"
+import socket, sys, threading
+t = socket.socket(); t.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); t.bind(("", int(sys.argv[1]))); t.listen()
+u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.bind(("", int(sys.argv[2])))
+def serve():
+    while True:
+        _, a = u.recvfrom(100)
+        u.sendto(a[0].encode(), a)
+threading.Thread(target=serve, daemon=True).start()
+print("serving", flush=True)
+while True:
+    c, a = t.accept()
+    c.sendall(a[0].encode())
+    c.close()
+"#;
+
+/// Asks `$2` `$3` by `$1`; prints the answer or the fault.
+const ASK_WHO: &str = r#"
+import socket, sys
+s = socket.socket(socket.AF_INET, getattr(socket, sys.argv[1]))
+s.settimeout(2)
+try:
+    s.connect((sys.argv[2], int(sys.argv[3])))
+    s.send(b"who")
+    print(s.recv(100).decode())
+except OSError as e:
+    print(type(e).__name__)
+"#;
+
+#[test]
+fn forwards_keep_the_client_s_address_and_end_when_removed() {
+    let lab = user_lab!("slirp4netns-forwards", "newuidmap");
+    let site = Site::new(&lab);
+    let text = format!(
+        "{CONTAINER}
+         slirp4netns -c --api-socket api $P &
+         until inside ip -br addr | grep -q 10.0.2.100 && [ -S api ]; do sleep 0.01; done
+         inside python3 -c '{WHO}' 80 81"
+    );
+    let mut container = site.spawn(&[], &["bash", "-ec", &text]);
+    container.wait_for("serving");
+    let api = |request: &str| {
+        let socket = site.path("home/api");
+        let ask = ["python3", "-c", ASK, &socket, request];
+        site.run(&[], &ask).expect_ok().trim().to_owned()
+    };
+    let add = |proto: &str, host: u16, guest: u16| {
+        let arguments = format!(r#"{{"proto":"{proto}","host_port":{host},"guest_port":{guest}}}"#);
+        api(&format!(
+            r#"{{"execute":"add_hostfwd","arguments":{arguments}}}"#
+        ))
+    };
+    let who = |kind: &str, port: &str| {
+        let ask = ["python3", "-c", ASK_WHO, kind, MACHINE[0], port];
+        site.outside.ok(&ask).trim().to_owned()
+    };
+    assert_eq!(add("tcp", 8100, 80), r#"{"return":{"id":1}}"#);
+    assert_eq!(add("udp", 8100, 81), r#"{"return":{"id":2}}"#);
+    assert_eq!(add("tcp", 8101, 80), r#"{"return":{"id":3}}"#);
+    assert_eq!(who("SOCK_STREAM", "8100"), OUTSIDE[0]);
+    assert_eq!(who("SOCK_STREAM", "8101"), OUTSIDE[0]);
+    assert_eq!(who("SOCK_DGRAM", "8100"), OUTSIDE[0]);
+    // A port that somebody has is refused, and nothing else is disturbed.
+    let mut taken = site.spawn(&[], &["python3", "-c", WHO, "8102", "8102"]);
+    taken.wait_for("serving");
+    assert!(add("tcp", 8102, 80).contains("slirp_add_hostfwd failed"));
+    let removed = api(r#"{"execute":"remove_hostfwd","arguments":{"id":1}}"#);
+    assert_eq!(removed, r#"{"return":{}}"#);
+    assert_eq!(who("SOCK_STREAM", "8100"), "ConnectionRefusedError");
+    assert_eq!(who("SOCK_STREAM", "8101"), OUTSIDE[0]);
+    assert_eq!(who("SOCK_DGRAM", "8100"), OUTSIDE[0]);
 }
