@@ -4,7 +4,7 @@ use super::options::{on_off, with_length};
 use super::services::{DhcpOptions, DnsOptions, Member, RaOptions, members};
 use super::{CtlError, Done, Session, show};
 use crate::client::escape;
-use crate::model::{NatFiltering, PrefixPair};
+use crate::model::{HostAlias, NatFiltering, PrefixPair};
 use crate::plane::{LeaseView, NeighbourView, NetworkView};
 use crate::units::{Cidr, Mac, Ports};
 use clap::{Args, Subcommand};
@@ -37,12 +37,18 @@ pub(super) struct Set {
     /// Addresses with the length of the network's prefix.
     #[arg(long, value_delimiter = ',', value_name = "ADDRESS/LEN", value_parser = with_length)]
     addresses: Option<Vec<Cidr>>,
+    /// With --host-uplink on: addresses of the gateway that stand for some of the host, as ADDRESS=ADDRESS.
+    #[arg(long, value_delimiter = ',', value_name = "ADDRESS=ADDRESS|none")]
+    host_alias: Option<Vec<Member<AliasArg>>>,
     /// With --host-uplink on: the gateway's own addresses reach the host's loopback [default: off].
     #[arg(long, value_name = "on|off", value_parser = on_off)]
     host_loopback: Option<bool>,
     /// What no route leads to leaves by sockets of the host, as from an ordinary process; takes no privilege.
     #[arg(long, value_name = "on|off", value_parser = on_off)]
     host_uplink: Option<bool>,
+    /// Hosts of the network beside those of the prefixes: then the gateway answers ARP and ND for all other addresses.
+    #[arg(long, value_delimiter = ',', value_name = "ADDRESS|none")]
+    hosts: Option<Vec<Member<IpAddr>>>,
     /// MAC address [default: made of the network's name].
     #[arg(long)]
     mac: Option<Mac>,
@@ -79,6 +85,21 @@ pub(super) struct Set {
     ra: RaOptions,
     #[command(flatten)]
     dns: DnsOptions,
+}
+
+#[derive(Clone, Debug)]
+struct AliasArg(HostAlias);
+
+impl FromStr for AliasArg {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is not an alias: write it like 192.0.2.9=127.0.0.1");
+        let (address, host) = text.split_once('=').ok_or_else(wrong)?;
+        Ok(AliasArg(HostAlias {
+            address: address.parse().map_err(|_| wrong())?,
+            host: host.parse().map_err(|_| wrong())?,
+        }))
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -131,13 +152,22 @@ impl Set {
         put("mtu", self.mtu.map(Value::from));
         put("vlan", self.vlan.map(Value::from));
         put("uplink", self.uplink.map(Value::from));
-        let loopback = self.host_loopback.map(|on| json!({"loopback": on}));
+        let aliases = self.host_alias.as_deref().map(members);
+        let aliases = aliases.map(|a| a.into_iter().map(|a| a.0).collect::<Vec<_>>());
+        let mut host = Map::new();
+        host.extend(
+            self.host_loopback
+                .map(|on| ("loopback".to_owned(), json!(on))),
+        );
+        host.extend(aliases.map(|a| ("aliases".to_owned(), json!(a))));
+        let host = (!host.is_empty()).then_some(Value::Object(host));
+        put("hosts", self.hosts.as_deref().map(|h| json!(members(h))));
         put(
             "host_uplink",
             match self.host_uplink {
                 Some(false) => Some(Value::Null),
-                Some(true) => Some(loopback.unwrap_or_else(|| json!({}))),
-                None => loopback,
+                Some(true) => Some(host.unwrap_or_else(|| json!({}))),
+                None => host,
             },
         );
         let mut nat = Map::new();

@@ -39,6 +39,8 @@ pub(crate) struct Inside {
     pub(crate) name: String,
     /// Its queue doesn't keep the container's namespace.
     pub(crate) apart: bool,
+    /// Loopback is brought up in any case.
+    pub(crate) loopback: bool,
     /// How it is set up; where not at all the container does that.
     pub(crate) setup: Option<Configured>,
 }
@@ -50,6 +52,8 @@ pub(crate) struct Configured {
     pub(crate) mac: Option<MacAddr>,
     pub(crate) addresses: Vec<(IpAddr, u8)>,
     pub(crate) gateways: Vec<IpAddr>,
+    /// Gateways needn't be in a prefix of the addresses.
+    pub(crate) onlink: bool,
 }
 
 /// The queue of a device in a container.
@@ -191,14 +195,17 @@ impl Place {
         } else {
             tun::open_tap(&inside.name, false).map_err(|e| e.to_string())?
         };
-        if let Some(c) = &inside.setup {
+        if inside.loopback || inside.setup.is_some() {
             interface::loopback_up().map_err(|e| e.to_string())?;
+        }
+        if let Some(c) = &inside.setup {
             let setup = Setup {
                 name: &inside.name,
                 mtu: c.mtu,
                 mac: c.mac,
                 addresses: &c.addresses,
                 gateways: &c.gateways,
+                onlink: c.onlink,
             };
             interface::configure(&setup).map_err(|e| format!("{e}; check addresses and MTU"))?;
         }

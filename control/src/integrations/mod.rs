@@ -8,5 +8,6 @@
 //! that waits for the end, a worker, and who asks resolvers.
 
 mod inside;
+pub mod pasta;
 mod single;
 pub mod slirp4netns;

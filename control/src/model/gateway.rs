@@ -23,6 +23,11 @@ pub struct Gateway {
     /// Its addresses in the network, with the length of the prefix.
     #[serde(default)]
     pub addresses: Vec<Cidr>,
+    /// Hosts of the network beside those of these prefixes. Where there are any, all other addresses are behind the gateway, which
+    /// answers ARP and neighbour discovery for them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub hosts: Vec<IpAddr>,
     /// Its MAC address; made of the network's name by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<Mac>,
@@ -64,7 +69,25 @@ pub struct Gateway {
 pub struct HostUplink {
     /// TCP and UDP to the gateway's own addresses reach the host's loopback (127.0.0.1, ::1), but for what the gateway serves itself.
     pub loopback: bool,
+    /// Addresses of the gateway that stand for addresses of the host: TCP and UDP to them reach the host there.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<HostAlias>,
 }
+
+/// An address of the gateway that stands for one of the host.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HostAlias {
+    /// The gateway's.
+    #[schema(value_type = String)]
+    pub address: IpAddr,
+    /// The host's; `127.0.0.1` and `::1` are its loopback.
+    #[schema(value_type = String)]
+    pub host: IpAddr,
+}
+
+/// Most aliases, and most hosts of a gateway.
+const MAX_LISTED: usize = 256;
 
 /// Source translation (SNAT).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -174,6 +197,30 @@ impl Gateway {
         })
     }
 
+    fn alias_fault(&self) -> Option<(String, &'static str)> {
+        let aliases = &self.host_uplink.as_ref()?.aliases;
+        if aliases.len() > MAX_LISTED {
+            let reason = format!("{} aliases are too many", aliases.len());
+            return Some((reason, "use 256 at most"));
+        }
+        let own = |ip: IpAddr| self.addresses.iter().any(|a| a.0.0 == ip);
+        for a in aliases {
+            if !own(a.address) {
+                let reason = format!("alias {} isn't an address of the gateway", a.address);
+                return Some((reason, "add it to the gateway's addresses"));
+            }
+            if a.host.is_multicast() || a.host.is_unspecified() {
+                let reason = format!("{} can't be an address of the host", a.host);
+                return Some((reason, "use a unicast address"));
+            }
+            if a.address.is_ipv4() != a.host.is_ipv4() {
+                let reason = format!("{} and {} are of two families", a.address, a.host);
+                return Some((reason, "use addresses of one family"));
+            }
+        }
+        None
+    }
+
     fn nptv6(&self) -> Vec<Nptv6> {
         let pairs = self.nptv6.iter();
         pairs.filter_map(|p| p.to_nptv6().ok()).collect()
@@ -232,6 +279,18 @@ impl Gateway {
                     "use the length of the network's prefix, such as /24",
                 );
             }
+        }
+        let unfit = |ip: &&IpAddr| ip.is_multicast() || ip.is_loopback() || ip.is_unspecified();
+        if let Some(ip) = self.hosts.iter().find(unfit) {
+            let reason = format!("{ip} can't be a host's address");
+            return at("hosts", reason, "use unicast addresses");
+        }
+        if self.hosts.len() > MAX_LISTED {
+            let reason = format!("{} are too many", self.hosts.len());
+            return at("hosts", reason, "use 256 at most, or a prefix");
+        }
+        if let Some((reason, remedy)) = self.alias_fault() {
+            return at("host_uplink", reason, remedy);
         }
         if let Some(m) = &self.mac
             && m.0.is_group()
@@ -360,10 +419,12 @@ impl Topology {
                 vid: vlan,
                 mac: g.mac_in(name),
                 addresses: g.addresses.iter().map(|c| c.0).collect(),
+                hosts: g.hosts.clone(),
                 mtu: g.mtu,
                 uplink: g.uplink,
                 host: g.host_uplink.as_ref().map(|h| HostConfig {
                     loopback: h.loopback,
+                    aliases: h.aliases.iter().map(|a| (a.address, a.host)).collect(),
                 }),
                 snat: g.snat(),
                 nptv6: g.nptv6(),

@@ -17,7 +17,7 @@ mod tracking;
 pub use check::Problem;
 pub use diff::{Change, diff};
 pub use file::{TopologyError, from_toml, to_toml};
-pub use gateway::{Gateway, HostUplink, Nat, NatFiltering, PrefixPair, StaticRoute};
+pub use gateway::{Gateway, HostAlias, HostUplink, Nat, NatFiltering, PrefixPair, StaticRoute};
 pub(crate) use policy::rule_name;
 pub use policy::{Policy, PolicyAction, PolicyRule};
 pub use publish::{Protocol, PublishedPort};

@@ -7,7 +7,8 @@
 //! backend has for a container comes back as packets received from that network. A flow of the backend ends with its connection.
 //!
 //! The host's loopback is reached, where that is allowed, by the gateway's own address, which is translated to it. Nothing else can
-//! name it: such addresses are refused from containers.
+//! name it: such addresses are refused from containers. An alias is an address of the gateway that stands for one of the host; it stays in
+//! the packets, and the backend's sockets are connected to what it stands for, for that may be the container's own address too.
 
 use super::flows::Ended;
 use super::forward::Outcome;
@@ -47,6 +48,17 @@ pub(super) struct Host {
     counters: Arc<PortCounters>,
     /// Something was given to the backend since it was flushed.
     pub(super) given: bool,
+}
+
+/// The gateway's addresses that stand for some of the host.
+pub(super) fn alias_routes(config: &GatewayConfig) -> Vec<Route> {
+    let hosts = config.interfaces.iter().filter_map(|i| i.host.as_ref());
+    let route = |(ip, _): &(IpAddr, IpAddr)| Route {
+        to: (*ip, if ip.is_ipv4() { 32 } else { 128 }),
+        via: None,
+        network: HOST,
+    };
+    hosts.flat_map(|h| h.aliases.iter().map(route)).collect()
 }
 
 /// Routes by it: all that no other leads to, and the host's loopback.
@@ -95,7 +107,10 @@ impl Gateway {
             return;
         };
         let mut merged = first.clone();
-        merged.loopback |= wanted.any(|h| h.loopback);
+        for other in wanted {
+            merged.loopback |= other.loopback;
+            merged.aliases.extend_from_slice(&other.aliases);
+        }
         if let Some(uplink) = &mut self.host.uplink {
             uplink.slirp.configure(merged);
             return;
@@ -106,6 +121,7 @@ impl Gateway {
             vid: 0,
             mac: MacAddr::ZERO,
             addresses: Vec::new(),
+            hosts: Vec::new(),
             mtu: MTU,
             uplink: true,
             host: None,
@@ -122,7 +138,7 @@ impl Gateway {
             .is_some_and(|i| i.config.host.is_some())
     }
 
-    /// The endpoint of the host's loopback that one of our addresses stands for, if it does.
+    /// The endpoint that one of our addresses stands for on the host, if it does: of its loopback, or an alias, which stays as it is.
     pub(super) fn host_loopback(
         &self,
         network: NetworkId,
@@ -132,8 +148,14 @@ impl Gateway {
         const TCP: u8 = 6;
         const UDP: u8 = 17;
         let own = self.interface(network)?;
-        let allowed = own.config.host.as_ref().is_some_and(|h| h.loopback);
-        if !allowed || !own.has(to.addr) || !matches!(proto, TCP | UDP) {
+        let host = own.config.host.as_ref()?;
+        if !own.has(to.addr) || !matches!(proto, TCP | UDP) {
+            return None;
+        }
+        if host.aliases.iter().any(|(alias, _)| *alias == to.addr) {
+            return Some(to);
+        }
+        if !host.loopback {
             return None;
         }
         let at: IpAddr = match to.addr {

@@ -46,6 +46,8 @@ use vswitch_core::worker::{Ready, Watch};
 pub struct HostConfig {
     /// Whether the gateway's own addresses lead to the host's loopback.
     pub loopback: bool,
+    /// Addresses of the gateway and those of the host that they stand for.
+    pub aliases: Vec<(IpAddr, IpAddr)>,
 }
 
 /// Bytes sent towards containers in one flush, and for one flow before others have their turn.
@@ -273,9 +275,14 @@ impl Slirp {
         if self.table.is_full() && !self.make_room(now) {
             return Err(io::Error::from_raw_os_error(sock::TOO_MANY));
         }
-        match sock::open(kind, key.outside, None) {
+        let mut to = key.outside;
+        let aliases = self.config.aliases.iter();
+        if let Some((_, real)) = aliases.clone().find(|(alias, _)| *alias == to.ip()) {
+            to.set_ip(*real);
+        }
+        match sock::open(kind, to, None) {
             Err(e) if e.raw_os_error() == Some(sock::TOO_MANY) && self.make_room(now) => {
-                sock::open(kind, key.outside, None)
+                sock::open(kind, to, None)
             }
             r => r,
         }

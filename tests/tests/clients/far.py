@@ -44,7 +44,7 @@ class Handler(BaseHTTPRequestHandler):
             for b in blocks(n):
                 self.wfile.write(b)
         else:
-            text = (self.client_address[0] + "\n").encode()
+            text = (self.client_address[0].removeprefix("::ffff:") + "\n").encode()
             self.head(len(text))
             self.wfile.write(text)
 

@@ -1,6 +1,7 @@
-//! Container engines from Debian as an ordinary user, with our programs where slirp4netns stands.
+//! Container engines from Debian as an ordinary user, with our programs where slirp4netns and pasta stand.
 
 mod docker;
+mod pasta;
 mod podman;
 mod rootlesskit;
 mod site;

@@ -6,13 +6,13 @@ use std::time::Duration;
 use vswitch_tests::wait_until;
 
 /// A container of the user: namespaces, and a process whose number `$P` is.
-const CONTAINER: &str = "
+pub(crate) const CONTAINER: &str = "
 unshare --user --map-root-user --net --mount sh -c 'echo up; exec sleep 60' >up & P=$!
 until grep -q up up; do sleep 0.01; done
 inside() { nsenter --user --preserve-credentials --net -t $P \"$@\"; }
 ";
 
-fn script(site: &Site, text: &str) -> String {
+pub(crate) fn script(site: &Site, text: &str) -> String {
     let text = format!("{CONTAINER}{text}");
     let out = site.run(&[], &["bash", "-ec", &text]);
     assert!(out.success(), "{out}");
@@ -245,7 +245,7 @@ fn the_api_socket_answers_as_slirp4netns() {
 }
 
 /// Inside: a TCP server and a UDP server on `$1` and `$2` that answer with the client's address.
-const WHO: &str = r#"
+pub(crate) const WHO: &str = r#"
 import socket, sys, threading
 t = socket.socket(); t.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); t.bind(("", int(sys.argv[1]))); t.listen()
 u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.bind(("", int(sys.argv[2])))
@@ -262,7 +262,7 @@ while True:
 "#;
 
 /// Asks `$2` `$3` by `$1`; prints the answer or the fault.
-const ASK_WHO: &str = r#"
+pub(crate) const ASK_WHO: &str = r#"
 import socket, sys
 s = socket.socket(socket.AF_INET, getattr(socket, sys.argv[1]))
 s.settimeout(2)

@@ -40,11 +40,13 @@ pub(super) fn inside(o: &Options) -> Inside {
     Inside {
         name: o.tap.clone(),
         apart: o.exit_fd.is_none(),
+        loopback: false,
         setup: o.configure.then(|| Configured {
             mtu: o.mtu,
             mac: o.macaddress.as_ref().map(|m| m.0),
             addresses,
             gateways,
+            onlink: false,
         }),
     }
 }
@@ -81,6 +83,7 @@ fn gateway(o: &Options) -> Gateway {
     let [a, b, c, d] = own.octets();
     Gateway {
         addresses,
+        hosts: Vec::new(),
         // That of libslirp.
         mac: Some(Mac(MacAddr([0x52, 0x55, a, b, c, d]))),
         vlan: None,
@@ -88,6 +91,7 @@ fn gateway(o: &Options) -> Gateway {
         uplink: false,
         host_uplink: Some(HostUplink {
             loopback: !o.disable_host_loopback,
+            aliases: Vec::new(),
         }),
         nat: None,
         nptv6: Vec::new(),
