@@ -25,7 +25,7 @@ use vswitch_nat::Pipeline;
 
 /// Stack of the control thread.
 const STACK: usize = 512 << 10;
-/// How often the gateways' services are looked after.
+/// How often the gateways' services are looked after, and containers are looked into.
 const TEND: Duration = Duration::from_secs(1);
 
 /// How to start.
@@ -242,6 +242,18 @@ impl Control {
                 each.tick().await;
                 let idle = crate::api::lock(&tended).tend_services();
                 // Who serves nothing isn't woken every second.
+                if let Some(changed) = idle {
+                    changed.notified().await;
+                }
+            }
+        });
+        let followed = plane.clone();
+        tokio::spawn(async move {
+            let mut each = tokio::time::interval(TEND);
+            each.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                each.tick().await;
+                let idle = crate::api::lock(&followed).follow_listening();
                 if let Some(changed) = idle {
                     changed.notified().await;
                 }

@@ -18,6 +18,7 @@ mod fnv;
 pub mod handover;
 pub mod integrations;
 mod interface;
+mod listening;
 pub mod logging;
 pub mod metrics;
 pub mod model;

@@ -17,8 +17,8 @@ pub(super) enum Publish {
         name: String,
         /// Ports of the gateway, or of the host where the gateway has a host uplink, such as 8080 or 8000-8010; 0 is one of the
         /// host's that is free, and is told.
-        #[arg(long)]
-        ports: Ports,
+        #[arg(long, required_unless_present = "auto")]
+        ports: Option<Ports>,
         /// Where they lead, such as 192.0.2.10:80; of several one is chosen per connection, with a weight as in 192.0.2.10:80*3.
         #[arg(
             long,
@@ -36,6 +36,12 @@ pub(super) enum Publish {
         /// Protocol.
         #[arg(long, value_enum, default_value = "tcp")]
         protocol: Protocol,
+        /// Of the ports (all, if none are named) only those that the container listens on, looked for once a second.
+        #[arg(long)]
+        auto: bool,
+        /// The network namespace to look in: a path, a name under /run/netns, or pid:NUMBER [default: that of the container's port].
+        #[arg(long, requires = "auto")]
+        netns: Option<String>,
     },
     /// Publish a port no longer; connections that exist go on.
     Del {
@@ -55,13 +61,17 @@ pub(super) async fn run(s: &Session, command: Publish) -> Done {
             address,
             network,
             protocol,
+            auto,
+            netns,
         } => {
             let port = PublishedPort {
-                ports,
+                ports: ports.unwrap_or(Ports((1, u16::MAX))),
                 protocol,
                 to,
                 address,
                 network,
+                auto,
+                netns,
             };
             let body = serde_json::to_value(&port).unwrap_or_default();
             let path = format!("/v1/publish/{}", escape(&name));
@@ -104,13 +114,18 @@ pub(super) async fn run(s: &Session, command: Publish) -> Done {
 
 fn row(p: &PublishedView) -> Vec<String> {
     let c = &p.config;
+    let found: Vec<String> = p.found.iter().map(ToString::to_string).collect();
     let host: Vec<String> = p.host.iter().map(ToString::to_string).collect();
     let to: Vec<String> = c.to.iter().map(ToString::to_string).collect();
     vec![
         p.name.clone(),
         format!("{:?}", c.protocol).to_lowercase(),
         c.address.map_or("any".into(), |a| a.to_string()),
-        c.ports.to_string(),
+        match c.auto {
+            true if p.found.is_empty() => format!("none of {}", c.ports),
+            true => found.join(","),
+            false => c.ports.to_string(),
+        },
         to.join(","),
         c.network.clone().unwrap_or_else(|| "any".into()),
         match &p.fault {

@@ -20,6 +20,7 @@ pub use file::{TopologyError, from_toml, to_toml};
 pub use gateway::{Gateway, HostAlias, HostUplink, Nat, NatFiltering, PrefixPair, StaticRoute};
 pub(crate) use policy::rule_name;
 pub use policy::{Policy, PolicyAction, PolicyRule};
+pub(crate) use publish::Found;
 pub use publish::{Protocol, PublishedPort};
 pub use services::{
     Advertise, AdvertisedPrefix, Dhcp, Dns, DnsRecord, DnsService, FixedLease, Range,

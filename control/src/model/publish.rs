@@ -7,6 +7,7 @@ use super::Topology;
 use super::check::Problem;
 use crate::units::{BackendAddress, Ports};
 use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use utoipa::ToSchema;
 use vswitch_core::bridge::NetworkId;
@@ -70,7 +71,33 @@ pub struct PublishedPort {
     /// The network it is reached from; every one by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<String>,
+    /// Of the ports, only those that the container listens on and the host doesn't, as it is found once a second.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub auto: bool,
+    /// The network namespace in which they are looked for: a path, a name under /run/netns, or `pid:NUMBER`. By default that of
+    /// the port that has the address they lead to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns: Option<String>,
 }
+
+impl PublishedPort {
+    /// Ports that lead to containers, with all else as it is by default.
+    #[must_use]
+    pub fn new(ports: Ports, to: Vec<BackendAddress>) -> PublishedPort {
+        PublishedPort {
+            ports,
+            protocol: Protocol::Tcp,
+            to,
+            address: None,
+            network: None,
+            auto: false,
+            netns: None,
+        }
+    }
+}
+
+/// Ports that containers are found to listen on, by the name that they are published under.
+pub(crate) type Found = BTreeMap<String, BTreeSet<u16>>;
 
 impl Topology {
     pub(super) fn check_publish(&self) -> Result<(), Problem> {
@@ -98,7 +125,14 @@ impl Topology {
                 let remedy = "name a port, or give the container's gateway a host uplink";
                 return at("ports", reason, remedy);
             }
-            count += usize::from(to - from) + 1;
+            if p.auto
+                && let Err((field, reason, remedy)) = self.check_auto(p)
+            {
+                return at(field, reason, remedy);
+            }
+            if !p.auto {
+                count += usize::from(to - from) + 1;
+            }
             if count > MAX_PORTS {
                 let reason = format!("more than {MAX_PORTS} ports are published");
                 return at("ports", reason, "publish smaller ranges");
@@ -120,6 +154,8 @@ impl Topology {
                 q.protocol == p.protocol
                     && q.address == p.address
                     && from != 0
+                    && !p.auto
+                    && !q.auto
                     && (q.network == p.network || q.network.is_none() || p.network.is_none())
                     && q.ports.0.0 <= to
                     && from <= q.ports.0.1
@@ -139,6 +175,61 @@ impl Topology {
             seen.push((name, p));
         }
         Ok(())
+    }
+
+    fn check_auto(&self, p: &PublishedPort) -> Result<(), (&'static str, String, &'static str)> {
+        if self.host_addresses(p).is_empty() {
+            let reason = "what a container listens on is published at the host only".to_owned();
+            let remedy = "give the container's gateway a host uplink, and leave out network";
+            return Err(("auto", reason, remedy));
+        }
+        let four = p.to.iter().filter(|b| b.0.address.is_ipv4()).count();
+        if four > 1 || p.to.len() - four > 1 {
+            let reason = "it is one container that is looked into".to_owned();
+            return Err(("to", reason, "name one address of each family"));
+        }
+        if self.namespace_of(p).is_none() {
+            let reason = "it isn't known in which namespace to look".to_owned();
+            let remedy = "set netns, or the addresses and netns of the container's port";
+            return Err(("netns", reason, remedy));
+        }
+        Ok(())
+    }
+
+    /// The namespace of the container that a published port leads to, as far as it is known.
+    pub(crate) fn namespace_of<'a>(&'a self, p: &'a PublishedPort) -> Option<&'a str> {
+        let has = |port: &&super::Port| {
+            let mut own = port.addresses.iter();
+            own.any(|a| p.to.iter().any(|b| b.0.address == a.0.0))
+        };
+        let port = || self.ports.values().find(has)?.netns.as_deref();
+        p.netns.as_deref().or_else(port)
+    }
+
+    /// Published ports with each of those found in the place of what is to be looked for; named `NAME/PORT`. What is published otherwise
+    /// comes first.
+    pub(crate) fn with_found(&self, found: &Found) -> Topology {
+        let mut all = self.clone();
+        all.publish.retain(|_, p| !p.auto);
+        let taken: BTreeSet<(Protocol, u16)> = all
+            .publish
+            .values()
+            .flat_map(|p| (p.ports.0.0..=p.ports.0.1).map(|n| (p.protocol, n)))
+            .collect();
+        for (name, p) in self.publish.iter().filter(|(_, p)| p.auto) {
+            let (from, to) = p.ports.0;
+            let here = found.get(name).into_iter().flatten().copied();
+            for n in here.filter(|n| (from..=to).contains(n) && !taken.contains(&(p.protocol, *n)))
+            {
+                let mut one = p.clone();
+                one.ports = Ports((n, n));
+                for b in &mut one.to {
+                    b.0.port = b.0.port.and_then(|b| b.checked_add(n - from));
+                }
+                all.publish.insert(format!("{name}/{n}"), one);
+            }
+        }
+        all
     }
 
     /// The addresses of the host that a published port is at; none if it isn't the host's.

@@ -124,17 +124,20 @@ impl Plane {
     }
 
     /// The router, where anything about gateways or networks changes.
-    fn commit_gateways(&mut self, wanted: &Topology) -> Result<(), Refusal> {
+    pub(super) fn commit_gateways(&mut self, wanted: &Topology) -> Result<(), Refusal> {
         let any = |t: &Topology| t.networks.values().any(|n| n.gateway.is_some());
-        let part = |t: &Topology| (t.networks.clone(), t.publish.clone(), t.conntrack.clone());
+        let part = |t: &Topology| (t.networks.clone(), t.conntrack.clone());
         let policy = self.compile(wanted)?;
-        let same = part(&self.desired) == part(wanted) || !any(&self.desired) && !any(wanted);
+        let whole = self.with_found(wanted);
+        let same = part(&self.desired) == part(wanted) && self.published == whole.publish
+            || !any(&self.desired) && !any(wanted);
         if same && policy == self.policy {
             return Ok(());
         }
         self.policy.clone_from(&policy);
-        let mut config = wanted.to_gateway(|n| self.networks.get(n).copied());
+        let mut config = whole.to_gateway(|n| self.networks.get(n).copied());
         config.policy = policy;
+        self.published = whole.publish;
         self.each(move |w| {
             let stage = &mut w.stage;
             stage.gateway.configure(&w.cx, &mut stage.bridge, &config);

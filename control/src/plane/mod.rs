@@ -33,7 +33,7 @@ pub use view::{
 
 use crate::events::{Bus, Record};
 use crate::interface::Veth;
-use crate::model::{Change, Port, Receive, Topology, diff};
+use crate::model::{Change, Port, PublishedPort, Receive, Topology, diff};
 use crate::open::{self, Opened, Workers};
 use crate::refusal::{Kind, Refusal};
 use crate::state::StateFile;
@@ -98,6 +98,8 @@ pub struct Plane {
     retired: Totals,
     serving: services::Serving,
     host_ports: publish::HostPorts,
+    /// Published ports as the gateways know them.
+    published: BTreeMap<String, PublishedPort>,
     state: Option<StateFile>,
     /// The firewall in force, and the epoch given out last.
     policy: Option<Arc<Compiled>>,
@@ -134,6 +136,7 @@ impl Plane {
             retired: Totals::default(),
             serving: services::Serving::default(),
             host_ports: publish::HostPorts::default(),
+            published: BTreeMap::new(),
             state,
             policy: None,
             policy_epoch: 0,

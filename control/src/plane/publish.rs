@@ -7,13 +7,15 @@ use super::Plane;
 use super::commit::dead;
 use super::view::PublishedView;
 use crate::api::exists;
-use crate::model::{PublishedPort, Topology};
+use crate::listening;
+use crate::model::{Found, Protocol, PublishedPort, Topology};
 use crate::refusal::{Kind, Refusal};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use tokio::sync::Notify;
 use vswitch_core::sys::{listen, sock};
 use vswitch_nat::gateway::HostListener;
 use vswitch_nat::{HostPort, HostPortCounters};
@@ -35,6 +37,19 @@ struct Open {
 pub(super) struct HostPorts {
     open: BTreeMap<HostPort, Open>,
     faults: BTreeMap<String, String>,
+    /// What containers listen on, of those that are looked into.
+    found: Found,
+    /// Told when a container is to be looked into.
+    changed: Arc<Notify>,
+}
+
+/// The name that one found was published under.
+fn published_as(name: &str) -> &str {
+    name.split_once('/').map_or(name, |(name, _)| name)
+}
+
+fn is_found(name: &str) -> bool {
+    name.contains('/')
 }
 
 /// Sockets opened for a transaction.
@@ -112,6 +127,24 @@ fn clash(a: HostPort, b: HostPort) -> bool {
     same && x.is_ipv4() == y.is_ipv4() && (x == y || x.is_unspecified() || y.is_unspecified())
 }
 
+/// What the containers listen on that are to be looked into.
+fn look(wanted: &Topology) -> Found {
+    let auto = wanted.publish.iter().filter(|(_, p)| p.auto);
+    let found = auto.filter_map(|(name, p)| {
+        let at: Vec<_> = p.to.iter().map(|b| b.0.address).collect();
+        let udp = p.protocol == Protocol::Udp;
+        let ports = listening::found(wanted.namespace_of(p)?, udp, &at);
+        // Of the container, with the host's number.
+        let first = p.to.first().and_then(|b| b.0.port);
+        let by = p.ports.0.0.wrapping_sub(first.unwrap_or(p.ports.0.0));
+        Some((
+            name.clone(),
+            ports.iter().map(|n| n.wrapping_add(by)).collect(),
+        ))
+    });
+    found.collect()
+}
+
 /// Opens a port that the host picks, at all the addresses.
 fn pick(ports: &[HostPort]) -> Result<Vec<(HostPort, OwnedFd)>, (HostPort, io::Error)> {
     let mut tries = 0;
@@ -138,6 +171,11 @@ fn pick(ports: &[HostPort]) -> Result<Vec<(HostPort, OwnedFd)>, (HostPort, io::E
 }
 
 impl Plane {
+    /// A topology with the ports that containers are found to listen on.
+    pub(super) fn with_found(&self, wanted: &Topology) -> Topology {
+        wanted.with_found(&self.host_ports.found)
+    }
+
     /// Opens what is new of the host's ports. Ports left to the host are the same as before, or are chosen. On failure everything is as
     /// before.
     pub(super) fn prepare_host_ports(
@@ -174,8 +212,10 @@ impl Plane {
                 }
             }
         }
+        self.host_ports.found = look(wanted);
+        let whole = wanted.with_found(&self.host_ports.found);
         let all: Vec<(String, HostPort)> = {
-            let all = wanted.host_ports().into_iter();
+            let all = whole.host_ports().into_iter();
             all.map(|(name, p)| (name.to_owned(), p)).collect()
         };
         if all.is_empty() {
@@ -196,7 +236,9 @@ impl Plane {
                 Ok(fd) => {
                     listening.new.insert(*port, (name.clone(), fd));
                 }
-                Err(_) if self.lacks_family(*port, wanted.publish.get(name)) => {}
+                Err(_) if self.lacks_family(*port, whole.publish.get(name)) => {}
+                // It is the host's own.
+                Err(_) if is_found(name) => {}
                 Err(e) => {
                     let refusal = self.blame(refusal(name, *port, &e), *port, &e, listening);
                     let known = self.host_ports.faults.contains_key(name);
@@ -204,7 +246,9 @@ impl Plane {
                     if !lenient && !again {
                         return Err(refusal);
                     }
-                    tracing::warn!("{refusal}");
+                    if self.host_ports.faults.get(name) != Some(&refusal.reason) {
+                        tracing::warn!("{refusal}");
+                    }
                     listening.faults.insert(name.clone(), refusal.reason);
                 }
             }
@@ -295,9 +339,12 @@ impl Plane {
         drop(listening.new);
         let mut again = Vec::new();
         for port in listening.closed {
-            let name = self.desired.host_ports().into_iter();
-            let name = name.filter(|(_, p)| *p == port).map(|(n, _)| n.to_owned());
-            let Some(name) = name.last() else { continue };
+            let desired = self.desired.with_found(&self.host_ports.found);
+            let mut all = desired.host_ports().into_iter();
+            let Some((name, _)) = all.find(|(_, p)| *p == port) else {
+                continue;
+            };
+            let name = name.to_owned();
             match listen::open(kind(port), port.at) {
                 Ok(fd) => again.push(self.enter_host_port(name, port, fd)),
                 Err(e) => {
@@ -328,6 +375,7 @@ impl Plane {
                 }
             });
         self.host_ports.faults = listening.faults;
+        self.host_ports.changed.notify_one();
         let mut new = Vec::new();
         for (port, (name, fd)) in listening.new {
             new.push(self.enter_host_port(name, port, fd));
@@ -361,6 +409,22 @@ impl Plane {
         Ok(())
     }
 
+    /// Looks into the containers whose ports are published as they come and go; something to wait for, if there are none.
+    pub(crate) fn follow_listening(&mut self) -> Option<Arc<Notify>> {
+        if !self.desired.publish.values().any(|p| p.auto) {
+            return Some(self.host_ports.changed.clone());
+        }
+        let mut same = self.desired.clone();
+        // What isn't found isn't told.
+        if let Ok(listening) = self.prepare_host_ports(&mut same, true) {
+            let done = self.commit_gateways(&same);
+            if let Err(e) = done.and_then(|()| self.commit_host_ports(listening)) {
+                tracing::error!("{e}");
+            }
+        }
+        None
+    }
+
     /// Publishes a port under a name; what it has become, with the port that the host has picked if that was asked for.
     pub fn publish(&mut self, name: &str, port: PublishedPort) -> Result<PublishedView, Refusal> {
         let mut wanted = self.desired.clone();
@@ -385,14 +449,22 @@ impl Plane {
 
     fn published_view(&self, name: &str) -> Option<PublishedView> {
         let config = self.desired.publish.get(name)?.clone();
-        let open = self.host_ports.open.iter().filter(|(_, o)| o.name == name);
+        let open = self.host_ports.open.iter();
+        let open = open.filter(|(_, o)| published_as(&o.name) == name);
         let host: BTreeSet<_> = open.clone().map(|(p, _)| p.at.ip()).collect();
         let sum =
             |of: fn(&HostPortCounters) -> u64| open.clone().map(|(_, o)| of(&o.counters)).sum();
         Some(PublishedView {
             name: name.to_owned(),
-            config,
             host: host.into_iter().collect(),
+            found: match config.auto {
+                true => open
+                    .clone()
+                    .map(|(p, _)| p.at.port())
+                    .collect::<BTreeSet<_>>(),
+                false => BTreeSet::new(),
+            },
+            config,
             fault: self.host_ports.faults.get(name).cloned(),
             accepted: sum(|c| c.accepted.get()),
             failed: sum(|c| c.failed.get()),
@@ -404,5 +476,43 @@ impl Plane {
     pub fn published_views(&self) -> Vec<PublishedView> {
         let names = self.desired.publish.keys();
         names.filter_map(|n| self.published_view(n)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_refused_says_what_to_do() {
+        let port = |at: &str| HostPort {
+            proto: 6,
+            at: at.parse().unwrap(),
+        };
+        let privileged = io::Error::from_raw_os_error(listen::NOT_ALLOWED);
+        let said = refusal("web", port("127.0.0.1:80"), &privileged);
+        assert_eq!(said.status(), 403);
+        let text = said.to_string();
+        assert!(
+            text.starts_with("publishing port `web`: TCP 127.0.0.1:80 of the host is privileged")
+        );
+        assert!(
+            text.contains("sysctl net.ipv4.ip_unprivileged_port_start=80"),
+            "{text}"
+        );
+        let taken = io::Error::from_raw_os_error(listen::IN_USE);
+        assert_eq!(refusal("web", port("[::]:80"), &taken).status(), 409);
+    }
+
+    #[test]
+    fn sockets_of_one_port_clash_at_one_address() {
+        let port = |at: &str| HostPort {
+            proto: 6,
+            at: at.parse().unwrap(),
+        };
+        let all = port("0.0.0.0:80");
+        assert!(clash(all, port("127.0.0.1:80")) && clash(port("127.0.0.1:80"), all));
+        assert!(!clash(all, port("[::]:80")) && !clash(all, port("0.0.0.0:81")));
+        assert!(!clash(port("127.0.0.1:80"), port("127.0.0.2:80")));
     }
 }

@@ -5,7 +5,7 @@ use crate::model::{Mirror, Network, Port, PublishedPort};
 use crate::refusal::{Kind, Refusal};
 use crate::units::Mac;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use utoipa::ToSchema;
@@ -91,6 +91,10 @@ pub struct PublishedView {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(value_type = Vec<String>)]
     pub host: Vec<IpAddr>,
+    /// Of ports that are looked for, those that the host listens on.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    #[schema(value_type = Vec<u16>)]
+    pub found: BTreeSet<u16>,
     /// Why it doesn't, as it should.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<String>,

@@ -374,8 +374,11 @@ impl Gateway {
             meta,
             verdict: vswitch_core::frame::Verdict::Next,
         };
-        if let Ok(Outcome::Send(out)) = self.related(cx, bridge, network, &mut e) {
-            self.send(cx, bridge, out, e.frame, Origin::Switch);
+        let before = self.host_taken();
+        match self.related(cx, bridge, network, &mut e) {
+            Ok(Outcome::Send(out)) => self.send(cx, bridge, out, e.frame, Origin::Switch),
+            Ok(Outcome::Held) if self.host_taken() > before => self.host_originated(),
+            _ => {}
         }
     }
 

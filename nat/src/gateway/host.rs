@@ -92,6 +92,16 @@ impl Gateway {
         self.host.counters.clone()
     }
 
+    /// Frames that went to the host's sockets.
+    pub(super) fn host_taken(&self) -> u64 {
+        self.host.counters.tx_frames.get()
+    }
+
+    /// One that did was made by the switch.
+    pub(super) fn host_originated(&self) {
+        self.host.counters.originated.add(1);
+    }
+
     /// Flows of the host's sockets: TCP, UDP, echo.
     #[must_use]
     pub fn host_flows(&self) -> [usize; 3] {
@@ -274,7 +284,7 @@ impl Gateway {
             Ok((Outcome::Held, _)) => {}
             Err(why) => {
                 self.host.counters.count_drop(why, 1);
-                self.refused_inbound(begins);
+                self.refused_inbound(begins, why);
             }
         }
     }

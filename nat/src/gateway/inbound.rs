@@ -13,7 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use vswitch_core::bridge::NetworkId;
-use vswitch_core::frame::Entry;
+use vswitch_core::frame::{DropReason, Entry};
 use vswitch_core::wire::L4;
 use vswitch_core::worker::Cx;
 
@@ -82,8 +82,12 @@ impl Gateway {
         from == HOST && (client.is_loopback() || near())
     }
 
-    /// What was to begin a flow was refused.
-    pub(super) fn refused_inbound(&mut self, begins: Begins) {
+    /// What was to begin a flow was refused. While a neighbour is being asked for, not all that is for it can be kept; a SYN is sent
+    /// again.
+    pub(super) fn refused_inbound(&mut self, begins: Begins, why: DropReason) {
+        if why == DropReason::NoNeighbour {
+            return;
+        }
         if let (Some((proto, inside, outside)), Some(uplink)) =
             (begins, self.host.uplink.as_deref_mut())
         {

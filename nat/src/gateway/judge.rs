@@ -460,7 +460,8 @@ impl Gateway {
                 Ok(super::forward::Outcome::Held) => {}
                 Err(why) => {
                     self.counters.count_drop(why, 1);
-                    self.refused_inbound(begins.filter(|_| network == super::host::HOST));
+                    let begins = begins.filter(|_| network == super::host::HOST);
+                    self.refused_inbound(begins, why);
                 }
             }
         }

@@ -274,7 +274,7 @@ def datagrams(port):
     print("serving", flush=True)
     while True:
         b, a = s.recvfrom(65536)
-        s.sendto(b, a)
+        s.sendto(f"{a[0]} {a[1]}".encode() if b == b"who" else b, a)
 
 
 def datagram(host, port, size, count=1):
@@ -291,6 +291,50 @@ def datagram(host, port, size, count=1):
         print("same", good)
     except OSError as e:
         print(type(e).__name__, e.errno)
+
+
+def who(host, port):
+    """As whom a datagram arrives."""
+    info = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+    s = socket.socket(info[0], info[1])
+    s.settimeout(5)
+    s.connect(info[4])
+    try:
+        s.send(b"who")
+        addr, at = s.recv(100).decode().split()
+        print(addr, "same port" if int(at) == s.getsockname()[1] else "other port")
+    except OSError as e:
+        print(type(e).__name__, e.errno)
+
+
+def greeted(host, port):
+    """How a connection goes on once it is made."""
+    try:
+        s = connect(host, port, 40)
+        s.sendall(b"echo\nx")
+        print("data" if s.recv(1) else "ended")
+    except OSError as e:
+        print(type(e).__name__, e.errno)
+
+
+def steady(host, port, n):
+    """A connection that is in use for a while: 50 lines a second."""
+    s = connect(host, port)
+    s.sendall(b"echo\n")
+    good = 0
+    for i in range(int(n)):
+        s.sendall(b"%06d" % i)
+        b = b""
+        while len(b) < 6:
+            more = s.recv(6 - len(b))
+            if not more:
+                break
+            b += more
+        good += b == b"%06d" % i
+        if i == 0:
+            print("began", flush=True)
+        time.sleep(0.02)
+    print("same", good)
 
 
 globals()[sys.argv[1]](*sys.argv[2:])

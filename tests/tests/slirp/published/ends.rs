@@ -1,0 +1,191 @@
+//! How connections to published ports go and end.
+
+use super::{publish, shown};
+use crate::rig::{HOST, PEER, Site, peer, serve, site};
+use std::time::Duration;
+use vswitch_tests::{tap_lab, wait_until};
+
+const BYTES: &str = "100000000";
+
+#[test]
+fn bytes_cross_a_published_port_both_ways() {
+    let lab = tap_lab!("pub-bytes");
+    let Site { d, a, outside } = site(&lab, "1500");
+    let mut server = serve(&a, "serve", "7000");
+    publish(&d, "web", &["--ports", "8080"]);
+    for host in HOST {
+        assert_eq!(
+            peer(&outside, &["upload", host, "8080", BYTES]),
+            "same",
+            "{host}"
+        );
+        assert_eq!(
+            peer(&outside, &["download", host, "8080", BYTES]),
+            "same",
+            "{host}"
+        );
+    }
+    let said = peer(&outside, &["both", HOST[0], "8080", BYTES]);
+    let digest = said.strip_prefix("same ").expect("what came was sent");
+    server.wait_for(&format!("both {digest}"));
+    a.assert_no_checksum_errors();
+    d.assert_ledger();
+}
+
+#[test]
+fn connections_end_as_either_end_ends_them() {
+    let lab = tap_lab!("pub-ends");
+    let Site { d, a, outside } = site(&lab, "1500");
+    let mut server = serve(&a, "serve", "7000");
+    publish(&d, "web", &["--ports", "8080"]);
+    for host in HOST {
+        // The client's half is closed first; the answer still comes.
+        assert_eq!(
+            peer(&outside, &["echo", host, "8080", "hello"]),
+            "5",
+            "{host}"
+        );
+        assert_eq!(
+            peer(&outside, &["was_reset", host, "8080"]),
+            "reset",
+            "{host}"
+        );
+    }
+    assert_eq!(peer(&outside, &["resets", HOST[0], "8080"]), "done");
+    server.wait_for("reset");
+    d.assert_ledger();
+}
+
+#[test]
+fn who_cant_be_served_is_reset() {
+    let lab = tap_lab!("pub-refused");
+    let Site { d, a, outside } = site(&lab, "1500");
+    publish(&d, "web", &["--ports", "8080"]);
+    // The container doesn't listen.
+    for host in HOST {
+        let said = peer(&outside, &["greeted", host, "8080"]);
+        assert_eq!(said, "ConnectionResetError 104", "{host}");
+    }
+    // It says that it forbids it.
+    a.ok_with_input(
+        &["nft", "-f", "-"],
+        b"table inet f { chain in { type filter hook input priority 0;
+            tcp dport 7001 reject with icmpx type admin-prohibited; }
+        }",
+    );
+    let to = ["--to", "192.0.2.10:7001,[2001:db8:1::10]:7001"];
+    d.ctl(&[&["publish", "add", "no", "--ports", "8081"], &to[..]].concat());
+    // There is no container.
+    d.ctl(&[
+        "publish",
+        "add",
+        "nobody",
+        "--ports",
+        "8082",
+        "--to",
+        "192.0.2.99:7000",
+    ]);
+    // Policy forbids it, in words or without.
+    let _server = serve(&a, "serve", "7002");
+    let to = ["--to", "192.0.2.10:7002,[2001:db8:1::10]:7002"];
+    d.ctl(&[&["publish", "add", "denied", "--ports", "8083"], &to[..]].concat());
+    assert_eq!(peer(&outside, &["greeted", HOST[0], "8083"]), "data");
+    for port in ["8081", "8082"] {
+        let said = peer(&outside, &["greeted", HOST[0], port]);
+        assert_eq!(said, "ConnectionResetError 104", "{port}");
+    }
+    for action in ["drop", "reject"] {
+        let rule = format!("{action} proto tcp ports 7002");
+        d.ctl(&[
+            "policy",
+            "add",
+            "in",
+            "--to",
+            "port:a",
+            "--default",
+            "accept",
+            "--rule",
+            &rule,
+        ]);
+        let said = peer(&outside, &["greeted", HOST[0], "8083"]);
+        assert_eq!(said, "ConnectionResetError 104", "{action}");
+        d.ctl(&["policy", "del", "in"]);
+        assert_eq!(peer(&outside, &["greeted", HOST[0], "8083"]), "data");
+    }
+    for (name, failed) in [("web", 2), ("no", 1), ("nobody", 1), ("denied", 2)] {
+        assert_eq!(shown(&d, name)["failed"], failed, "{name}");
+    }
+    let stats = d.ctl_json(&["stats"]);
+    let ports = stats["ports"].as_array().expect("a list");
+    let host = ports.iter().find(|p| p["name"] == "@host").expect("shown");
+    assert!(host["drops"]["policy"].as_u64() >= Some(2), "{host}");
+    d.assert_ledger();
+}
+
+#[test]
+fn thousands_of_short_connections_come_from_the_host_and_outside() {
+    let lab = tap_lab!("pub-many");
+    let Site { d, a, outside } = site(&lab, "1500");
+    let _server = serve(&a, "serve", "7000");
+    publish(&d, "web", &["--ports", "8080"]);
+    let fds = || {
+        let dir = format!("/proc/{}/fd", d.pid());
+        std::fs::read_dir(dir).expect("our daemon").count()
+    };
+    let before = fds();
+    for (from, host) in [
+        (d.host(), "127.0.0.1"),
+        (&outside, HOST[0]),
+        (&outside, HOST[1]),
+    ] {
+        let said = peer(from, &["many", host, "8080", "3000"]);
+        assert_eq!(said, "done 2976 failed 0 []", "{host}");
+    }
+    assert_eq!(
+        peer(&outside, &["hold", HOST[0], "8080", "900"]),
+        "held 900"
+    );
+    wait_until("the sockets to be closed", || fds() <= before + 2);
+    d.assert_ledger();
+}
+
+#[test]
+fn who_waits_for_a_container_is_bounded() {
+    let lab = tap_lab!("pub-backlog");
+    let Site { d, a, outside } = site(&lab, "1500");
+    let _server = serve(&a, "serve", "7000");
+    publish(&d, "web", &["--ports", "8080"]);
+    // The container hears nothing, for as long as it takes.
+    let rules =
+        b"table inet deaf { chain in { type filter hook input priority 0; tcp dport 7000 drop; }
+        }";
+    a.ok_with_input(&["nft", "-f", "-"], rules);
+    let script = PEER;
+    let argv = [
+        "/usr/bin/python3",
+        "-c",
+        script,
+        "hold",
+        HOST[0],
+        "8080",
+        "400",
+    ];
+    let holding = outside.spawn(&argv);
+    let accepted = || shown(&d, "web")["accepted"].as_u64();
+    wait_until("as many to be accepted as may wait", || {
+        accepted() == Some(256)
+    });
+    // The others wait in the kernel.
+    let queue = || d.host().ok(&["ss", "-Hltn", "sport = :8080"]);
+    wait_until("the others to wait", || {
+        let all = queue();
+        let waiting = all.lines().filter_map(|l| l.split_whitespace().nth(1));
+        waiting.filter_map(|n| n.parse::<u32>().ok()).sum::<u32>() == 144
+    });
+    assert_eq!(accepted(), Some(256));
+    a.ok(&["nft", "delete", "table", "inet", "deaf"]);
+    let said = holding.finish(Duration::from_secs(60)).expect_ok();
+    assert_eq!(said.trim(), "held 400");
+    assert_eq!(shown(&d, "web")["failed"], 0);
+    d.assert_ledger();
+}
