@@ -161,7 +161,9 @@ impl Single {
             if let Some(why) = fds.iter().zip(reasons).find_map(told) {
                 return Ok(why);
             }
-            lock(&self.plane).tend_services();
+            let mut plane = lock(&self.plane);
+            plane.tend_services();
+            plane.follow_listening();
         }
     }
 }

@@ -4,11 +4,10 @@
 //!
 //! The container gets the address, prefix and router of the host ([`host`], [`network`]); the gateway answers ARP and neighbour discovery
 //! for everything else, and sends it out by sockets of the host. Addresses that stand for the host or its loopback are the gateway's own.
-//! Ports are published as listed, or as they are listened on ([`listening`]). It goes to the background, and that the first process ends with
+//! Ports are published as listed, or as they are listened on. It goes to the background, and that the first process ends with
 //! 0 tells that the network is there. It ends by SIGTERM or SIGINT, and when the namespace is gone.
 
 mod host;
-mod listening;
 mod network;
 mod options;
 mod ports;
@@ -17,7 +16,6 @@ use super::inside::{InsideError, Tap};
 use super::single::{Ends, Other, Single, SingleError};
 use crate::logging::{self, LogFormat};
 use host::Host;
-use listening::Following;
 use network::Plan;
 use options::Options;
 use ports::Forward;
@@ -46,8 +44,6 @@ enum PastaError {
     File { path: PathBuf, source: io::Error },
     #[error("going to the background: {0}; raise the limit of processes, or use --foreground")]
     Background(io::Error),
-    #[error("starting the thread that follows ports: {0}; raise the limit of processes")]
-    Ports(io::Error),
 }
 
 /// Runs it with the process's arguments.
@@ -134,20 +130,8 @@ fn run(o: &Options, plan: &Plan, tap: Tap, ready: impl FnOnce()) -> Result<(), P
     let taps = BTreeMap::from([(network::PORT.to_owned(), tap.queue)]);
     let single = Single::start(plan.topology(o), &taps)?;
     drop(taps);
-    let [tcp, udp] = o.forwards().map(|f| f.contains(&Forward::Auto));
-    match o.process() {
-        Some(pid) if tcp || udp => Following {
-            pid,
-            tcp,
-            udp,
-            container: plan.container(),
-        }
-        .start(single.plane().clone())
-        .map_err(PastaError::Ports)?,
-        None if tcp || udp => {
-            tracing::warn!("ports are followed of a PID only: name those to forward");
-        }
-        _ => {}
+    if o.process().is_none() && o.forwards().iter().flatten().any(|f| *f == Forward::Auto) {
+        tracing::warn!("ports are followed of a PID only: name those to forward");
     }
     if !o.config_net {
         tracing::warn!(

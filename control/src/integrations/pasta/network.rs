@@ -3,7 +3,7 @@
 use super::super::inside::{Configured, Inside};
 use super::host::Host;
 use super::options::{Maybe, Options, v4, v6};
-use super::ports::Forward;
+use super::ports::{self, Forward};
 use crate::model::{
     Dns, Gateway, HostAlias, HostUplink, Network, Port, PortKind, Protocol, Topology,
 };
@@ -169,14 +169,21 @@ impl Plan {
         topology.networks.insert(NETWORK.to_owned(), network);
         topology.ports.insert(PORT.to_owned(), port);
         for (protocol, forwards) in [Protocol::Tcp, Protocol::Udp].into_iter().zip(o.forwards()) {
-            let listed = forwards.iter().filter_map(|f| match f {
-                Forward::Listed(list) => Some(list),
-                _ => None,
-            });
-            for (i, l) in listed.flatten().enumerate() {
+            let mut list = Vec::new();
+            for f in &forwards {
+                match (f, o.process()) {
+                    (Forward::Listed(l), _) => {
+                        list.extend(l.iter().map(|l| l.published(protocol, &self.container())));
+                    }
+                    (Forward::Auto, Some(pid)) => {
+                        list.push(ports::followed(protocol, pid, &self.container()));
+                    }
+                    _ => {}
+                }
+            }
+            for (i, p) in list.into_iter().enumerate() {
                 let name = format!("{}-{i}", protocol.number());
-                let published = l.published(protocol, &self.container());
-                topology.publish.insert(name, published);
+                topology.publish.insert(name, p);
             }
         }
         topology

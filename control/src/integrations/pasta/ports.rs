@@ -1,8 +1,8 @@
 //! Port forwards as pasta writes them: `none`, `auto`, or a list like `127.0.0.1/8080-8089:80-89,53`.
 
 use crate::model::{Protocol, PublishedPort};
-use crate::units::{BackendAddress, Ports};
-use std::net::IpAddr;
+use crate::units::Ports;
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 /// What one option asks for.
@@ -74,34 +74,25 @@ impl Listed {
     pub(super) fn published(&self, protocol: Protocol, container: &[IpAddr]) -> PublishedPort {
         let family = |ip: &&IpAddr| self.address.is_none_or(|a| a.is_ipv4() == ip.is_ipv4());
         let to = container.iter().filter(family);
-        published(protocol, self.address, self.ports, to, self.first)
+        let to = to.filter_map(|ip| SocketAddr::new(*ip, self.first).to_string().parse().ok());
+        PublishedPort {
+            protocol,
+            address: self.address,
+            ..PublishedPort::new(Ports(self.ports), to.collect())
+        }
     }
 }
 
-/// The same port of the container, at every address of the host.
-pub(super) fn same(protocol: Protocol, port: u16, container: &[IpAddr]) -> PublishedPort {
-    published(protocol, None, (port, port), container.iter(), port)
-}
-
-fn published<'a>(
-    protocol: Protocol,
-    address: Option<IpAddr>,
-    ports: (u16, u16),
-    to: impl Iterator<Item = &'a IpAddr>,
-    first: u16,
-) -> PublishedPort {
-    let backend = |ip: &IpAddr| {
-        std::net::SocketAddr::new(*ip, first)
-            .to_string()
-            .parse()
-            .ok()
-    };
+/// What a process's namespace listens on, under the same ports of the host, while it is listened on.
+pub(super) fn followed(protocol: Protocol, pid: i32, container: &[IpAddr]) -> PublishedPort {
+    let to = container
+        .iter()
+        .filter_map(|ip| ip.to_string().parse().ok());
     PublishedPort {
-        ports: Ports(ports),
         protocol,
-        to: to.filter_map(backend).collect::<Vec<BackendAddress>>(),
-        address,
-        network: None,
+        auto: true,
+        netns: Some(format!("pid:{pid}")),
+        ..PublishedPort::new(Ports((1, u16::MAX)), to.collect())
     }
 }
 

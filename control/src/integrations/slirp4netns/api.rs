@@ -241,11 +241,9 @@ impl Forwards {
     fn published(&self, f: &Forward) -> Option<PublishedPort> {
         let to = format!("{}:{}", f.guest_addr, f.guest_port).parse().ok()?;
         Some(PublishedPort {
-            ports: Ports((f.host_port, f.host_port)),
             protocol: f.proto,
-            to: vec![to],
             address: (!f.host_addr.is_unspecified()).then_some(f.host_addr.into()),
-            network: None,
+            ..PublishedPort::new(Ports((f.host_port, f.host_port)), vec![to])
         })
     }
 }
