@@ -1,5 +1,6 @@
-//! Podman 4, rootless, with `network_cmd_path` set to ours.
+//! Podman 4, rootless, with `network_cmd_path` set to ours, and podman 5 with ours as its pasta.
 
+use crate::site::debian13;
 use crate::site::{MACHINE, OUTSIDE, Site};
 use crate::user_lab;
 use vswitch_tests::{Background, Output, wait_until};
@@ -11,16 +12,23 @@ struct Podman {
 
 impl Podman {
     fn new(site: Site) -> Podman {
+        let path = site.path("bin/slirp4netns");
+        Podman::with(site, &format!("network_cmd_path = \"{path}\""), "")
+    }
+
+    /// With further lines of the configuration's parts `engine` and `network`.
+    fn with(site: Site, engine: &str, network: &str) -> Podman {
         let conf = format!(
             "[containers]\n\
              default_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n\
              log_driver = \"k8s-file\"\n\
              [engine]\n\
-             network_cmd_path = \"{}\"\n\
+             {engine}\n\
              runtime = \"runc\"\n\
              cgroup_manager = \"cgroupfs\"\n\
-             events_logger = \"file\"\n",
-            site.path("bin/slirp4netns")
+             events_logger = \"file\"\n\
+             [network]\n\
+             {network}\n"
         );
         site.write("containers.conf", &conf);
         let conf = format!("CONTAINERS_CONF={}", site.path("containers.conf"));
@@ -39,6 +47,15 @@ impl Podman {
     #[track_caller]
     fn run(&self, args: &[&str]) -> Output {
         self.site.run(&[&self.conf], &Podman::argv(args))
+    }
+
+    /// So many processes of the name run, and they are ours.
+    #[track_caller]
+    fn assert_ours(&self, name: &str, count: usize) {
+        let script = format!("for p in $(pidof {name}); do readlink /proc/$p/exe; done");
+        let found = self.site.machine.ok(&["sh", "-c", &script]);
+        let ours = self.site.path(&format!("bin/{name}"));
+        assert_eq!(found.lines().collect::<Vec<_>>(), vec![ours; count]);
     }
 
     #[track_caller]
@@ -82,6 +99,7 @@ fn containers_reach_outside_and_are_reached() {
     for (name, port, _) in by {
         p.site.assert_published(MACHINE[0], port, name);
     }
+    p.assert_ours("slirp4netns", 2);
     // What our API socket publishes keeps the client's address.
     let asked = p.run(&["logs", "b"]);
     let asked = format!("{}{}", asked.stdout, asked.stderr);
@@ -95,7 +113,10 @@ fn containers_reach_outside_and_are_reached() {
 #[test]
 fn a_network_of_podman_s_own() {
     let lab = user_lab!("podman-net", "podman", "runc", "newuidmap", "iptables");
-    let p = Podman::new(Site::new(&lab));
+    a_network(&Podman::new(Site::new(&lab)));
+}
+
+fn a_network(p: &Podman) {
     p.run(&["network", "create", "own"]).expect_ok();
     let server = Site::server("a");
     let ours = ["run", "-d", "--network", "own"];
@@ -123,4 +144,64 @@ fn a_network_of_podman_s_own() {
     let printed = out.expect_ok();
     assert!(printed.starts_with("a\n"), "{printed}");
     p.site.assert_transfers(&printed, false);
+}
+
+/// Podman 5 of Debian 13, whose own root takes the place of the machine's.
+fn podman5(lab: &vswitch_tests::Lab, root: &str) -> Podman {
+    let site = Site::on(lab, Some(root));
+    let dirs = format!(
+        "helper_binaries_dir = [\"{}\", \"/usr/lib/podman\", \"/usr/libexec/podman\"]",
+        site.path("bin")
+    );
+    Podman::with(site, &dirs, "firewall_driver = \"iptables\"")
+}
+
+#[test]
+fn podman_5_with_pasta() {
+    let lab = user_lab!("podman5", "busybox");
+    let Some(root) = debian13() else {
+        vswitch_tests::skip!("no Debian 13 below target/trixie: `tests/run` makes one");
+    };
+    let p = podman5(&lab, &root);
+    let script = Site::transfers(true);
+    let both = ["one", "two"].map(|_| p.spawn(&["run", "--rm", "bb:1", "sh", "-c", &script]));
+    for c in both {
+        let printed = c.finish(std::time::Duration::from_secs(60)).expect_ok();
+        p.site.assert_transfers(&printed, true);
+    }
+    for (name, port) in [("a", "8081"), ("b", "8082")] {
+        let published = format!("{port}:80");
+        p.run(&[
+            "run",
+            "-d",
+            "--name",
+            name,
+            "-p",
+            &published,
+            "bb:1",
+            "sh",
+            "-c",
+            &Site::server(name),
+        ])
+        .expect_ok();
+        p.site.assert_published(MACHINE[0], port, name);
+        let asked = p.run(&["logs", name]);
+        let asked = format!("{}{}", asked.stdout, asked.stderr);
+        assert!(asked.contains(OUTSIDE[0]), "{asked}");
+    }
+    p.site
+        .assert_published(&format!("[{}]", MACHINE[1]), "8081", "a");
+    p.run(&["rm", "-f", "-t", "0", "a", "b"]).expect_ok();
+    wait_until("our programs end with their containers", || {
+        !p.site.machine.run(&["pidof", "pasta"]).success()
+    });
+}
+
+#[test]
+fn podman_5_with_a_network_of_its_own() {
+    let lab = user_lab!("podman5-net", "busybox");
+    let Some(root) = debian13() else {
+        vswitch_tests::skip!("no Debian 13 below target/trixie: `tests/run` makes one");
+    };
+    a_network(&podman5(&lab, &root));
 }

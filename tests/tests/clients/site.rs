@@ -13,26 +13,45 @@ pub(crate) const LARGE: &str = "64000000";
 /// An ordinary user, known to the machine with subordinate ids.
 const USER: &str = "50012";
 
-/// The machine's files that name the user are covered in its mount namespace; everybody there may make TAP devices.
-const SET_UP: &str = r#"
+/// What the user has, and an image for containers.
+const MAKE: &str = r#"
 cd "$0"; chmod 755 .
 mkdir home run bin image
 mount --bind "$1" bin
 mknod -m 666 tun c 10 200; chmod 666 tun; mount --bind tun /dev/net/tun
 umount /sys
-for f in passwd group subuid subgid; do cp /etc/$f $f; done
+for f in passwd group subuid subgid; do cp "$4/etc/$f" $f; done
 echo "guest:x:50012:50012::$0/home:/bin/sh" >>passwd
 echo "guest:x:50012:" >>group
 echo "guest:2000000:65536" | tee -a subuid >>subgid
 echo "nameserver 198.51.100.254" >resolv.conf
-for f in passwd group subuid subgid; do mount --bind $f /etc/$f; done
-mount --bind resolv.conf "$(readlink -f /etc/resolv.conf)"
 mkdir -p image/bin image/tmp image/etc image/www image/proc image/dev image/sys
 cp "$(command -v busybox)" image/bin/
 for a in sh cat dd echo grep head httpd ip ls mkdir nslookup ping seq sha256sum sleep timeout touch wget; do ln -s busybox image/bin/$a; done
 python3 -c "$2" make "$3" image/large
 tar -C image -c . >image.tar
 chmod 700 run; chown -R 50012:50012 home run image
+"#;
+
+/// The machine's files that name the user are covered in its mount namespace.
+const COVER: &str = r#"
+cd "$0"
+for f in passwd group subuid subgid; do mount --bind $f /etc/$f; done
+mount --bind resolv.conf "$(readlink -f /etc/resolv.conf)"
+"#;
+
+/// Another system takes the place of the machine's own, with what is written to it in memory.
+const PIVOT: &str = r#"
+cd "$0"; mkdir root rw
+mount --make-rprivate /
+mount -t tmpfs tmpfs rw; mkdir rw/upper rw/work
+mount -t overlay overlay -o "lowerdir=$1,upperdir=rw/upper,workdir=rw/work" root
+for f in passwd group subuid subgid resolv.conf; do cp $f root/etc/; done
+for d in dev sys; do mount --rbind /$d root/$d; done
+mount -t proc proc root/proc
+mount -t tmpfs -o mode=755 tmpfs root/run
+mkdir -p "root/$0"; mount --rbind "$0" "root/$0"
+cd root; mkdir before; pivot_root . before; umount -l /before
 "#;
 
 pub(crate) struct Site {
@@ -45,7 +64,13 @@ pub(crate) struct Site {
 }
 
 impl Site {
+    /// The machine with its own programs.
     pub(crate) fn new(lab: &Lab) -> Site {
+        Site::on(lab, None)
+    }
+
+    /// The machine with the programs of a system below `root`.
+    pub(crate) fn on(lab: &Lab, root: Option<&str>) -> Site {
         let (machine, outside) = (lab.container("machine"), lab.host("outside"));
         lab.link(&machine, "out0", &outside, "eth0", Mtu(1500));
         machine.addr("out0", &format!("{}/24", MACHINE[0]));
@@ -58,7 +83,12 @@ impl Site {
         let dir = dir.to_str().expect("UTF-8").to_owned();
         let program = vswitch_tests::program("slirp4netns");
         let bin = program.trim_end_matches("/slirp4netns");
-        machine.ok(&["sh", "-ec", SET_UP, &dir, bin, FAR, LARGE]);
+        let etc = root.unwrap_or_default();
+        machine.ok(&["sh", "-ec", MAKE, &dir, bin, FAR, LARGE, etc]);
+        match root {
+            None => machine.ok(&["sh", "-ec", COVER, &dir]),
+            Some(root) => machine.ok(&["sh", "-ec", PIVOT, &dir, root]),
+        };
         let digest = outside.ok(&["python3", "-c", FAR, "digest", LARGE]);
         let mut http = outside.spawn(&["python3", "-c", FAR, "serve", "::", "8000"]);
         http.wait_for("serving");
@@ -226,4 +256,13 @@ pub(crate) fn is_installed(program: &str) -> bool {
     let path = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin:/usr/share/docker.io/contrib";
     path.split(':')
         .any(|dir| std::path::Path::new(dir).join(program).exists())
+}
+
+/// A Debian 13 that `tests/run` has unpacked.
+pub(crate) fn debian13() -> Option<String> {
+    let program = vswitch_tests::program("pasta");
+    let target = std::path::Path::new(&program).parent()?.parent()?;
+    let root = target.join("trixie");
+    let done = root.join("usr/bin/podman").exists() && !root.join("debootstrap").exists();
+    done.then(|| root.to_str().map(str::to_owned))?
 }
