@@ -105,7 +105,7 @@ impl Single {
                 let _ = tell.write(1);
             }
             Event::PortDown { reason, .. } => {
-                tracing::warn!(reason, "the container's port is down")
+                tracing::warn!(reason, "the container's port is down");
             }
             Event::NatExhausted { reason, .. } => tracing::warn!(reason, "connections are refused"),
             _ => {}
