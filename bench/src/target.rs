@@ -59,8 +59,34 @@ const fn nat(workload: Workload, name: &'static str, at_least: bool, bound: f64)
     }
 }
 
-/// Of TAP ports and of the gateway at MTU 1500, one worker.
-pub(crate) const TARGETS: [Target; 17] = [
+const PASTA: Against = Against::Peer(Peer::Pasta);
+const SLIRP: Against = Against::Peer(Peer::Slirp4netns);
+const LONG: Against = Against::Peer(Peer::VswitchRootless);
+
+/// Of host sockets at MTU 65520.
+const fn rootless(
+    workload: Workload,
+    name: &'static str,
+    against: Against,
+    at_least: bool,
+    bound: f64,
+) -> Target {
+    Target {
+        of: Peer::VswitchRootless,
+        ..of(workload, name, against, at_least, bound)
+    }
+}
+
+/// Of host sockets at MTU 1500.
+const fn rootless_1500(workload: Workload, bound: f64) -> Target {
+    Target {
+        of: Peer::VswitchRootless1500,
+        ..of(workload, "rate", LONG, true, bound)
+    }
+}
+
+/// Of TAP ports, of the gateway at MTU 1500 and of host sockets, workers as by default.
+pub(crate) const TARGETS: [Target; 31] = [
     of(Workload::Tcp1, "rate", BRIDGE, true, 0.80),
     of(Workload::Tcp8, "rate", BRIDGE, true, 0.65),
     of(Workload::Udp64, "delivered", BRIDGE, true, 1.0),
@@ -84,6 +110,26 @@ pub(crate) const TARGETS: [Target; 17] = [
     nat(Workload::Udp64, "delivered", true, 0.9),
     nat(Workload::Rtt, "p50", false, 1.0),
     nat(Workload::Conn, "connections", true, 0.9),
+    rootless(Workload::Tcp1Down, "rate", PASTA, true, 1.1),
+    rootless(Workload::Tcp1Down, "rate", SLIRP, true, 2.5),
+    rootless(
+        Workload::Tcp1,
+        "rate",
+        Against::Peer(Peer::Nftables),
+        true,
+        0.7,
+    ),
+    rootless(Workload::Tcp1, "rate", SLIRP, true, 3.0),
+    rootless_1500(Workload::Tcp1, 0.85),
+    rootless_1500(Workload::Tcp1Down, 0.85),
+    rootless(Workload::Published, "rate", PASTA, true, 1.2),
+    rootless(Workload::Published, "rate", SLIRP, true, 1.2),
+    rootless(Workload::PublishedLocal, "rate", PASTA, true, 0.9),
+    rootless(Workload::Rtt, "p50", PASTA, false, 0.85),
+    rootless(Workload::Rtt, "p50", SLIRP, false, 0.85),
+    rootless(Workload::Conn, "connections", PASTA, true, 1.5),
+    rootless(Workload::Udp64, "delivered", PASTA, true, 1.2),
+    rootless(Workload::Idle, "resident", Against::Itself, false, 8.0),
 ];
 
 impl Target {

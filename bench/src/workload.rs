@@ -42,6 +42,10 @@ pub(crate) enum Workload {
     Rtt,
     /// TCP connections opened and closed.
     Conn,
+    /// TCP, 1 stream from outside into a published port.
+    Published,
+    /// TCP, 1 stream from the host's loopback into a published port.
+    PublishedLocal,
 }
 
 /// Which way a figure is better.
@@ -92,6 +96,15 @@ impl Workload {
                 peer,
                 Peer::Veth | Peer::Bridge | Peer::RawTuntap | Peer::RawAfpacket | Peer::Nftables
             ),
+            Workload::Published | Workload::PublishedLocal => matches!(
+                peer,
+                Peer::Slirp4netns
+                    | Peer::Slirp4netns1500
+                    | Peer::Pasta
+                    | Peer::Pasta1500
+                    | Peer::VswitchRootless
+                    | Peer::VswitchRootless1500
+            ),
             _ => true,
         }
     }
@@ -116,7 +129,10 @@ impl Workload {
         caught(|| match self {
             Workload::Idle => self.idle(bed, times),
             Workload::Start => Ok(vec![]),
-            Workload::Tcp1 | Workload::Tcp1Down => self.tcp(bed, times, 1),
+            Workload::Tcp1
+            | Workload::Tcp1Down
+            | Workload::Published
+            | Workload::PublishedLocal => self.tcp(bed, times, 1),
             Workload::Tcp8 => self.tcp(bed, times, 8),
             Workload::Udp64 => self.udp(bed, times, 64),
             Workload::Udp512 => self.udp(bed, times, 512),
@@ -125,6 +141,21 @@ impl Workload {
             Workload::Conn => self.conn(bed, times),
         })
         .with_context(|| format!("running {}", self.name()))
+    }
+
+    /// Where the passive and the active end are, and the address of the former.
+    fn ends(self, bed: &Bed) -> anyhow::Result<(&Node, &Node, &'static str)> {
+        Ok(match self {
+            Workload::Published => {
+                let published = bed.published.context("nothing is published")?;
+                (&bed.a, &bed.b, published)
+            }
+            Workload::PublishedLocal => {
+                let host = bed.hosts.first().context("there is no host")?;
+                (&bed.a, host, "127.0.0.1")
+            }
+            _ => (&bed.b, &bed.a, bed.far),
+        })
     }
 
     fn idle(self, bed: &Bed, times: Times) -> anyhow::Result<Vec<Figure>> {
@@ -146,7 +177,7 @@ impl Workload {
     fn tcp(self, bed: &Bed, times: Times, streams: usize) -> anyhow::Result<Vec<Figure>> {
         let cpu = machine::cpu_seconds(&bed.switch);
         let run = Run {
-            bed,
+            ends: self.ends(bed)?,
             times,
             streams,
             down: self == Workload::Tcp1Down,
@@ -177,7 +208,7 @@ impl Workload {
     fn udp(self, bed: &Bed, times: Times, size: usize) -> anyhow::Result<Vec<Figure>> {
         let cpu = machine::cpu_seconds(&bed.switch);
         let run = Run {
-            bed,
+            ends: self.ends(bed)?,
             times,
             streams: 1,
             down: false,
@@ -207,7 +238,7 @@ impl Workload {
 
     fn rtt(self, bed: &Bed, times: Times) -> anyhow::Result<Vec<Figure>> {
         let run = Run {
-            bed,
+            ends: self.ends(bed)?,
             times,
             streams: 1,
             down: false,
@@ -226,7 +257,7 @@ impl Workload {
 
     fn conn(self, bed: &Bed, times: Times) -> anyhow::Result<Vec<Figure>> {
         let run = Run {
-            bed,
+            ends: self.ends(bed)?,
             times,
             streams: ACCEPTORS,
             down: false,
@@ -279,13 +310,14 @@ impl Workload {
 }
 
 /// The port of every workload.
-const PORT: u16 = 7000;
+pub(crate) const PORT: u16 = 7000;
 /// A tool that takes longer is killed.
 const LIMIT: Duration = Duration::from_secs(40);
 
 /// One run of two tools.
 struct Run<'a> {
-    bed: &'a Bed,
+    /// Where the passive end is, and the active one, and what that calls the former.
+    ends: (&'a Node, &'a Node, &'static str),
     times: Times,
     streams: usize,
     /// The passive end is the one that sends.
@@ -324,17 +356,17 @@ impl Run<'_> {
         Ok(node.spawn(&[&argv, down, pin].concat()))
     }
 
-    /// Starts the passive end in `b`.
+    /// Starts the passive end.
     fn server(&self, tool: &str) -> anyhow::Result<Background> {
-        let mut server = self.spawn(&self.bed.b, "1", tool, "0.0.0.0")?;
+        let mut server = self.spawn(self.ends.0, "1", tool, "0.0.0.0")?;
         server.wait_for("ready");
         Ok(server)
     }
 
-    /// Runs the active end in `a`.
+    /// Runs the active end.
     fn client<T: for<'d> serde::Deserialize<'d>>(&self, tool: &str) -> anyhow::Result<T> {
         let output = self
-            .spawn(&self.bed.a, "0", tool, self.bed.far)?
+            .spawn(self.ends.1, "0", tool, self.ends.2)?
             .finish(LIMIT);
         ensure!(output.success(), "{output}");
         parse(&output)

@@ -152,6 +152,12 @@ impl Lab {
         Node::start(&self.ground, name, Kind::Container)
     }
 
+    /// A container in a user namespace of its own, as rootless ones are.
+    #[track_caller]
+    pub fn user_container(&self, name: &str) -> Node {
+        Node::start(&self.ground, name, Kind::UserContainer)
+    }
+
     /// A host outside: network, mount and UTS namespaces of its own, the machine's process ids.
     #[track_caller]
     pub fn host(&self, name: &str) -> Node {

@@ -17,7 +17,16 @@ use crate::process::{Background, COMMAND_TIMEOUT, Output};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Container,
+    /// In a user namespace of its own, as rootless containers are.
+    UserContainer,
     Host,
+}
+
+impl Kind {
+    /// Whether it has a process 1 of its own.
+    fn forks(self) -> bool {
+        self != Kind::Host
+    }
 }
 
 /// Private /proc, /sys and /run; a machine may refuse some of these mounts to a user namespace,
@@ -45,16 +54,18 @@ impl Node {
             command.arg("nsenter").args(user).arg("--");
         }
         command.args(["unshare", "--net", "--mount", "--uts"]);
-        if kind == Kind::Container {
+        if kind == Kind::UserContainer {
+            command.args(["--user", "--map-root-user"]);
+        }
+        if kind.forks() {
             command.args(["--ipc", "--pid", "--fork", "--kill-child=KILL"]);
         }
         command.args(["--", "sh", "-c", SET_UP, name]);
         let holder = format!("holder of {name}");
-        let mut holder =
-            Background::start(&holder, command, Stdio::null(), kind == Kind::Container)
-                .unwrap_or_else(|error| {
-                    panic!("start {holder} with setpriv and unshare (package util-linux): {error}")
-                });
+        let mut holder = Background::start(&holder, command, Stdio::null(), kind.forks())
+            .unwrap_or_else(|error| {
+                panic!("start {holder} with setpriv and unshare (package util-linux): {error}")
+            });
         holder.wait_for("ready");
         let pid = holder.pid();
         Self {
@@ -121,7 +132,7 @@ impl Node {
 
     #[track_caller]
     fn spawn_with(&self, argv: &[&str], stdin: Stdio) -> Background {
-        let forks = self.kind == Kind::Container;
+        let forks = self.kind.forks();
         let mut command = self.enter(&["--mount", "--uts", "--net"]);
         if forks {
             command.args(["--ipc", "--pid"]);
@@ -151,7 +162,7 @@ impl Node {
             "--target",
             &self.pid.to_string(),
         ]);
-        if !self.ground.enter_user().is_empty() {
+        if self.kind == Kind::UserContainer || !self.ground.enter_user().is_empty() {
             command.args(["--user", "--preserve-credentials"]);
         }
         command.args(namespaces);

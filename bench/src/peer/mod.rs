@@ -2,12 +2,13 @@
 //!
 //! Each peer makes a [`Bed`]: containers `a` (192.0.2.1) and `b` (192.0.2.2) with `eth0` of MTU 1500, IPv6 off so that nothing
 //! but the workload speaks, and the processes of the switch, if there are any. A bed is handed out only once a ping has gone
-//! through it. Of the peers that translate addresses (`nat`) `b` is outside, at 198.51.100.2.
+//! through it. Of the peers that translate addresses (`nat`) or go by sockets (`rootless`) `b` is outside, at 198.51.100.2.
 
 mod kernel;
 mod nat;
 mod ovs;
 mod plain;
+mod rootless;
 mod vde;
 mod vswitch;
 
@@ -26,6 +27,9 @@ use crate::machine::bin_dir;
 
 /// Address of container `a` and of `b`.
 pub(crate) const ADDRESSES: [&str; 2] = ["192.0.2.1", "192.0.2.2"];
+
+/// MTU that rootless containers have by default.
+const LONG: u32 = 65_520;
 
 /// How vswitchd is started.
 #[derive(Debug, Default)]
@@ -77,6 +81,21 @@ pub(crate) enum Peer {
     VswitchNat,
     /// Another build of vswitchd (see --before), as vswitch-nat.
     BeforeNat,
+    /// Host sockets by slirp4netns, MTU 65520.
+    Slirp4netns,
+    /// The same, MTU 1500.
+    #[value(name = "slirp4netns-1500")]
+    Slirp4netns1500,
+    /// Host sockets by pasta, MTU 65520.
+    Pasta,
+    /// The same, MTU 1500.
+    #[value(name = "pasta-1500")]
+    Pasta1500,
+    /// Host sockets by vswitchd, MTU 65520.
+    VswitchRootless,
+    /// The same, MTU 1500.
+    #[value(name = "vswitch-rootless-1500")]
+    VswitchRootless1500,
     /// Another build of vswitchd (see --before) on TAP ports.
     BeforeTap,
     /// Another build of vswitchd (see --before) on veth ports.
@@ -103,7 +122,12 @@ impl Peer {
     pub(crate) fn is_ours(self) -> bool {
         matches!(
             self,
-            Peer::VswitchTap | Peer::VswitchVeth | Peer::VswitchRing | Peer::VswitchNat
+            Peer::VswitchTap
+                | Peer::VswitchVeth
+                | Peer::VswitchRing
+                | Peer::VswitchNat
+                | Peer::VswitchRootless
+                | Peer::VswitchRootless1500
         )
     }
 
@@ -113,10 +137,16 @@ impl Peer {
             Peer::Ovs => &["ovs-vswitchd", "--version"],
             Peer::Vde => &["vde_switch", "--version"],
             Peer::Nftables => &["nft", "--version"],
+            Peer::Slirp4netns | Peer::Slirp4netns1500 => &["slirp4netns", "--version"],
+            Peer::Pasta | Peer::Pasta1500 => {
+                &["dpkg-query", "-W", "-f", "${Package} ${Version}", "passt"]
+            }
             Peer::VswitchTap
             | Peer::VswitchVeth
             | Peer::VswitchRing
             | Peer::VswitchNat
+            | Peer::VswitchRootless
+            | Peer::VswitchRootless1500
             | Peer::BeforeNat
             | Peer::BeforeTap
             | Peer::BeforeVeth => {
@@ -141,6 +171,12 @@ impl Peer {
             Peer::VswitchRing => vswitch::ring(lab, setup.build(self)),
             Peer::Nftables => nat::nftables(lab),
             Peer::VswitchNat | Peer::BeforeNat => nat::vswitch(lab, setup.build(self)),
+            Peer::Slirp4netns => rootless::slirp4netns(lab, LONG),
+            Peer::Slirp4netns1500 => rootless::slirp4netns(lab, 1500),
+            Peer::Pasta => rootless::pasta(lab, LONG),
+            Peer::Pasta1500 => rootless::pasta(lab, 1500),
+            Peer::VswitchRootless => rootless::vswitch(lab, setup.build(self), LONG),
+            Peer::VswitchRootless1500 => rootless::vswitch(lab, setup.build(self), 1500),
             Peer::RawTuntap => plain::tap(lab),
             Peer::RawAfpacket => plain::packet(lab),
         };
@@ -175,7 +211,9 @@ pub(crate) struct Bed {
     pub(crate) b: Node,
     /// Address of `b`.
     pub(crate) far: &'static str,
-    _hosts: Vec<Node>,
+    /// Address by which `b` reaches `a`'s published port, if it is published.
+    pub(crate) published: Option<&'static str>,
+    pub(crate) hosts: Vec<Node>,
 }
 
 impl Bed {
@@ -187,7 +225,8 @@ impl Bed {
             a,
             b,
             far: ADDRESSES[1],
-            _hosts: hosts,
+            published: None,
+            hosts,
         }
     }
 
@@ -199,7 +238,8 @@ impl Bed {
             a,
             b,
             far: ADDRESSES[1],
-            _hosts: hosts,
+            published: None,
+            hosts,
         }
     }
 
@@ -221,7 +261,10 @@ impl Bed {
 
 /// A container without IPv6, which asks again soon when an ARP request was lost.
 fn container(lab: &Lab, name: &str) -> Node {
-    let node = lab.container(name);
+    prepared(lab.container(name))
+}
+
+fn prepared(node: Node) -> Node {
     let off = "for i in all default; do echo 1 >/proc/sys/net/ipv6/conf/$i/disable_ipv6; done; \
                echo 2 >/proc/sys/net/ipv4/neigh/default/retrans_time_ms";
     // A kernel without IPv6 has nothing to turn off.
@@ -232,6 +275,11 @@ fn container(lab: &Lab, name: &str) -> Node {
 /// The two containers.
 pub(crate) fn containers(lab: &Lab) -> (Node, Node) {
     (container(lab, "a"), container(lab, "b"))
+}
+
+/// The two containers, `a` in a user namespace of its own.
+fn rootless_containers(lab: &Lab) -> (Node, Node) {
+    (prepared(lab.user_container("a")), container(lab, "b"))
 }
 
 /// Puts their addresses on `eth0`.

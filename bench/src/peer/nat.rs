@@ -10,8 +10,8 @@ use super::{ADDRESSES, Bed, checked, containers};
 
 /// Addresses of the router inside and outside, and of `b`.
 const INSIDE: &str = "192.0.2.254";
-const OUTSIDE: &str = "198.51.100.1";
-const FAR: &str = "198.51.100.2";
+pub(super) const OUTSIDE: &str = "198.51.100.1";
+pub(super) const FAR: &str = "198.51.100.2";
 
 const MASQUERADE: &str = "\
 table ip nat {
@@ -22,7 +22,7 @@ table ip nat {
 }
 ";
 
-fn address(node: &Node, device: &str, address: &str) -> anyhow::Result<()> {
+pub(super) fn address(node: &Node, device: &str, address: &str) -> anyhow::Result<()> {
     let address = format!("{address}/24");
     checked(node.run(&["ip", "address", "add", &address, "dev", device]))?;
     checked(node.run(&["ip", "link", "set", device, "up"]))?;

@@ -44,6 +44,10 @@ pub(super) struct Trace {
     /// The port that receives it [default: the one in the file].
     #[arg(long, value_name = "NAME", required_unless_present = "file")]
     from: Option<String>,
+    /// Bytes of payload in each segment that offloads of the sender leave to be made [default: none, but in a given frame of TCP
+    /// over the port's MTU].
+    #[arg(long, value_name = "BYTES")]
+    gso_size: Option<u16>,
     /// ICMP type [default: echo-request].
     #[arg(long, value_name = "TYPE")]
     icmp: Option<String>,
@@ -156,6 +160,7 @@ impl Trace {
             return Ok(TraceRequest {
                 from: self.from.unwrap_or(port),
                 frame: Some(bytes.iter().map(|b| format!("{b:02x}")).collect()),
+                gso_size: self.gso_size,
                 ..TraceRequest::default()
             });
         }
@@ -175,6 +180,7 @@ impl Trace {
             ttl: self.ttl,
             dont_fragment: self.dont_fragment,
             payload: self.payload,
+            gso_size: self.gso_size,
         })
     }
 }

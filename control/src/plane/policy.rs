@@ -13,7 +13,7 @@ use vswitch_core::port::PortId;
 use vswitch_core::worker::Worker;
 use vswitch_nat::Pipeline;
 use vswitch_nat::gateway::contains;
-use vswitch_nat::policy::{Counts, Explanation, Key, State};
+use vswitch_nat::policy::{Counts, Explanation, Key, State, is_exempt};
 
 /// What a rule has counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -199,44 +199,71 @@ impl Plane {
             let (names, now) = self.workers.first()?.call(names).ok()?;
             Some(policy.explain(&key, &names, now))
         });
-        Ok(self.explained(why, &from, &to))
+        Ok(self.explained(why, &key, (&from, &to)))
     }
 
-    fn explained(&self, why: Option<Explanation>, from: &Place, to: &Place) -> ExplainView {
+    fn explained(
+        &self,
+        why: Option<Explanation>,
+        key: &Key,
+        (from, to): (&Place, &Place),
+    ) -> ExplainView {
+        let mut view = ExplainView {
+            action: "accept".into(),
+            rule: None,
+            reason: "no rule matches".into(),
+            from: self.place_view(from),
+            to: self.place_view(to),
+            considered: Vec::new(),
+        };
+        if is_exempt(key) {
+            view.reason = "a network needs it to be one: rules don't hold for it".into();
+            return view;
+        }
         let name = |rule: u16| {
             let rule = self.policy.as_ref().and_then(|p| p.rule(rule));
             rule.map_or_else(String::new, |r| r.name.to_string())
         };
-        let decision = why.as_ref().map(|w| w.decision);
-        let rule = decision.and_then(|d| d.rule).map(name);
-        let uplink = from.network != to.network && self.is_uplink(from.network);
-        let action = match (&rule, decision) {
-            (None, _) if uplink => "drop",
-            (_, Some(d)) => d.action.as_str(),
-            _ => "accept",
-        };
-        let reason = match &rule {
-            Some(rule) => format!("`{rule}` is the first rule that matches"),
-            None if uplink => "no rule matches, and it comes from an uplink: only published ports \
-                               are reached"
-                .into(),
-            None => "no rule matches".into(),
-        };
-        let considered = why.map_or_else(Vec::new, |w| w.considered);
-        ExplainView {
-            action: action.into(),
-            rule,
-            reason,
-            from: self.place_view(from),
-            to: self.place_view(to),
-            considered: considered
-                .into_iter()
-                .map(|c| ConsideredView {
-                    rule: name(c.rule),
-                    mismatch: c.mismatch.map(|f| f.as_str().to_owned()),
-                })
-                .collect(),
+        let considered = why.iter().flat_map(|w| &w.considered);
+        view.considered = considered
+            .map(|c| ConsideredView {
+                rule: name(c.rule),
+                mismatch: c.mismatch.map(|f| f.as_str().to_owned()),
+            })
+            .collect();
+        let decision = why.map(|w| w.decision);
+        let spared = self.policy.as_ref().zip(decision.as_ref());
+        if spared.is_some_and(|(p, d)| p.spares_dns(d, key)) && self.is_gateway(to.address) {
+            view.reason = "it asks the gateway's DNS, and no rule names its ports".into();
+            return view;
         }
+        view.rule = decision.and_then(|d| d.rule).map(name);
+        let uplink = from.network != to.network && self.is_uplink(from.network);
+        if let Some(rule) = &view.rule {
+            view.reason = format!("`{rule}` is the first rule that matches");
+        } else if uplink {
+            view.action = "drop".into();
+            view.reason = "no rule matches, and it comes from an uplink: only published ports \
+                           are reached"
+                .into();
+            return view;
+        }
+        if let Some(decision) = decision {
+            view.action = decision.action.as_str().into();
+        }
+        view
+    }
+
+    /// Whether a gateway has this address.
+    fn is_gateway(&self, address: IpAddr) -> bool {
+        let gateways = self
+            .desired
+            .networks
+            .values()
+            .filter_map(|n| n.gateway.as_ref());
+        gateways
+            .flat_map(|g| &g.addresses)
+            .any(|a| a.0.0 == address)
     }
 
     fn is_uplink(&self, network: Option<NetworkId>) -> bool {

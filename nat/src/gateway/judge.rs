@@ -9,10 +9,9 @@ use super::flows::Way;
 use super::neigh::Resolved;
 use super::prefix::Mapped;
 use crate::Endpoint;
-use crate::conntrack::{ConnId, Dir, Tuple, proto};
+use crate::conntrack::{ConnId, Dir, Tuple};
 use crate::policy::{Action, Compiled, Decision, Key, Mark, State};
 use crate::reply::{self, Cause};
-use crate::service::dns;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -201,9 +200,8 @@ impl Gateway {
         }
     }
 
-    /// Judges a packet for the gateway itself: each by itself, as new, for it has no connection. What a network needs to be one (DHCP,
-    /// neighbour discovery) always passes; DNS, without which no list of names allows anything, is refused only by a rule that
-    /// says which protocol or ports.
+    /// Judges a packet for the gateway itself: each by itself, as new, for it has no connection. What a network needs to be one always
+    /// passes ([`crate::policy::is_exempt`]), and so does most of DNS ([`Compiled::spares_dns`]).
     pub(super) fn judge_local(
         &mut self,
         cx: &mut Cx,
@@ -226,10 +224,7 @@ impl Gateway {
             ..self.stateless(network, e, ends, State::New)
         };
         let decision = policy.judge(&key, &self.names, cx.now);
-        let rule = decision.rule.and_then(|r| policy.rule(r));
-        let is_general = rule.is_none_or(|r| r.protocols.is_empty() && r.ports.is_empty());
-        let is_dns = key.port == dns::PORT && matches!(key.proto, proto::UDP | proto::TCP);
-        if is_general && is_dns {
+        if policy.spares_dns(&decision, &key) {
             cx.note(|| {
                 Step::new("policy", "accept").detail("the gateway's DNS: no rule names its ports")
             });

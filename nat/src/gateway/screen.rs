@@ -15,7 +15,7 @@ use super::dry::charge;
 use super::judge::{echo, icmp, key, tell};
 use crate::conntrack::{ConnId, Dir, Hit, Packet, Pending, Track, User, proto};
 use crate::frag::FragmentHeader;
-use crate::policy::{Action, Compiled, Decision, Key, Mark, State};
+use crate::policy::{Action, Compiled, Decision, Key, Mark, State, is_exempt_icmp6, is_exempt_udp};
 use crate::reply::{self, Cause};
 use foldhash::fast::RandomState;
 use std::hash::BuildHasher;
@@ -63,19 +63,22 @@ fn zone(network: NetworkId) -> u16 {
     network.0.saturating_add(1)
 }
 
-/// What passes whatever the rules are.
+/// What passes whatever the rules are; [`crate::policy::is_exempt`] of a frame.
 pub(super) fn is_exempt(head: &[u8], meta: &Meta) -> bool {
     let l4 = usize::from(meta.l4_off);
     match (meta.l4, meta.proto) {
         // IGMP.
         (_, 2) => meta.l3 == L3::V4,
-        // MLD, neighbour and router discovery (RFC 2710, RFC 3810, RFC 4861).
-        (L4::Icmp6, _) => matches!(head.get(l4), Some(130..=137 | 143)),
-        (L4::Udp, _) => matches!(
-            head.get(l4..).and_then(|b| b.first_chunk::<4>()),
-            // DHCP 67 and 68, DHCPv6 546 and 547.
-            Some([0, 67 | 68, 0, 67 | 68] | [2, 34 | 35, 2, 34 | 35])
-        ),
+        (L4::Icmp6, _) => head.get(l4).is_some_and(|kind| is_exempt_icmp6(*kind)),
+        (L4::Udp, _) => {
+            let ports = head.get(l4..).and_then(|b| b.first_chunk::<4>());
+            ports.is_some_and(|[s0, s1, d0, d1]| {
+                is_exempt_udp(
+                    u16::from_be_bytes([*s0, *s1]),
+                    u16::from_be_bytes([*d0, *d1]),
+                )
+            })
+        }
         _ => false,
     }
 }

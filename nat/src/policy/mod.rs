@@ -30,6 +30,7 @@ mod mark;
 mod names;
 mod rows;
 mod rule;
+mod spared;
 #[cfg(test)]
 mod tests;
 mod vectors;
@@ -42,3 +43,5 @@ pub use names::{MAX_LEARNED, MAX_PATTERNS, Names};
 pub use rule::{
     Action, Decision, End, Key, LabelId, PolicyConfig, PortInfo, Rule, State, StateSet,
 };
+pub use spared::is_exempt;
+pub(crate) use spared::{is_exempt_icmp6, is_exempt_udp};

@@ -17,6 +17,7 @@
 
 use super::{DropReason, Frame, GsoType, Offloads, VnetHdr};
 use crate::wire::{self, L3, L4, Meta, crc32c, csum};
+use std::net::IpAddr;
 
 /// Most segments of one frame: 64 KiB in segments of 64 bytes. Smaller ones are an attack on the transmit queue.
 const MAX_SEGMENTS: usize = 1024;
@@ -105,6 +106,62 @@ pub fn complete(frame: &mut Frame) -> Result<(), DropReason> {
     }
     frame.vnet = VnetHdr::default();
     Ok(())
+}
+
+/// Turns a whole TCP or UDP packet into what a sender with offloads makes of it: `size` bytes of payload to a segment, the
+/// checksum left to be done. False, and the frame is as it was, if it isn't one.
+pub fn offload(frame: &mut Frame, size: u16) -> bool {
+    let Some(meta) = wire::parse(frame.head(), frame.len()) else {
+        return false;
+    };
+    let (gso, offset) = match (meta.l4, meta.l3) {
+        (L4::Tcp, L3::V4) => (GsoType::Tcp4, 16),
+        (L4::Tcp, L3::V6) => (GsoType::Tcp6, 16),
+        (L4::Udp, _) => (GsoType::UdpL4, 6),
+        _ => return false,
+    };
+    let ends = meta.addresses(frame.head());
+    let (Some(headers), Some(ends)) = (l4_end(&meta, frame.head()), ends) else {
+        return false;
+    };
+    if meta.fragment || size == 0 {
+        return false;
+    }
+    let start = usize::from(meta.l4_off);
+    let mut sum = u64::from(meta.proto) + (meta.l3_end as usize).saturating_sub(start) as u64;
+    for ip in [ends.0, ends.1] {
+        sum = match ip {
+            IpAddr::V4(a) => csum::add(sum, &a.octets()),
+            IpAddr::V6(a) => csum::add(sum, &a.octets()),
+        };
+    }
+    let field = frame.head_mut().get_mut(start + offset..);
+    let Some(field) = field.and_then(|b| b.first_chunk_mut::<2>()) else {
+        return false;
+    };
+    *field = csum::fold(sum).to_be_bytes();
+    frame.vnet = VnetHdr {
+        needs_csum: true,
+        gso,
+        hdr_len: headers as u16,
+        gso_size: size,
+        csum_start: meta.l4_off,
+        csum_offset: offset as u16,
+        ..VnetHdr::default()
+    };
+    true
+}
+
+/// Payload of the segments that a TCP packet over this MTU (L3 length) was sent in; `None` if it isn't one.
+#[must_use]
+pub fn segment_size(frame: &Frame, mtu: u32) -> Option<u16> {
+    let (head, l2) = (frame.head(), wire::l2_len(frame.head()));
+    let meta = wire::parse(head, frame.len())?;
+    if meta.l4 != L4::Tcp || meta.fragment || frame.len() <= mtu as usize + l2 {
+        return None;
+    }
+    let size = (mtu as usize + l2).checked_sub(l4_end(&meta, head)?)?;
+    (size > 0).then_some(size as u16)
 }
 
 /// Computes the CRC32c of an SCTP packet whose header is at `start`.

@@ -262,3 +262,51 @@ fn a_crc_of_sctp_is_always_computed() {
     f.head_mut()[23] = 17;
     assert_eq!(complete(&mut f).err(), Some(DropReason::SegmentFailed));
 }
+
+#[test]
+fn a_whole_packet_is_what_a_sender_with_offloads_leaves() {
+    // Finished for a port that takes nothing but has room for all, and given back.
+    for (mut frame, size, mtu) in [
+        (tcp4(&[], &payload(3001), 1200), 1200, Some(1500 - 52)),
+        (udp6(&payload(2500), 700), 700, None),
+    ] {
+        let theirs = frame.vnet;
+        let partial = frame.to_vec();
+        let (start, offset) = (theirs.csum_start, theirs.csum_offset);
+        frame.vnet.gso = GsoType::None;
+        complete(&mut frame).expect("a checksum in the head");
+        assert_eq!(segment_size(&frame, 1500), mtu);
+        assert_eq!(segment_size(&frame, 9000), None);
+        assert!(!offload(&mut frame, 0));
+        assert!(offload(&mut frame, size));
+        assert_eq!((frame.vnet.gso, frame.vnet.gso_size), (theirs.gso, size));
+        assert_eq!(
+            (frame.vnet.csum_start, frame.vnet.csum_offset),
+            (start, offset)
+        );
+        let at = usize::from(start + offset);
+        let mut expected = partial;
+        expected[at..at + 2].copy_from_slice(&frame.to_vec()[at..at + 2]);
+        assert_eq!(frame.to_vec(), expected);
+        let mut n = 0;
+        finish(frame, Offloads::default(), 1500, &mut |f| {
+            let m = wire::parse(f.head(), f.len()).expect("a packet");
+            let l4 = &f.head()[usize::from(m.l4_off)..];
+            let (src, dst) = m.addresses(f.head()).expect("addresses");
+            let mut sum = u64::from(m.proto) + l4.len() as u64 + f.tail().len() as u64;
+            for ip in [src, dst] {
+                sum = match ip {
+                    IpAddr::V4(a) => csum::add(sum, &a.octets()),
+                    IpAddr::V6(a) => csum::add(sum, &a.octets()),
+                };
+            }
+            assert!(f.tail().is_empty(), "short segments are in the head");
+            assert_eq!(csum::finish(csum::add(sum, l4)), 0);
+            n += 1;
+        })
+        .expect("segments");
+        assert!(n >= 3);
+    }
+    let mut arp = Frame::from_bytes(&[&MAC[..], &[8, 6], &[0; 46]].concat()).expect("fits");
+    assert!(!offload(&mut arp, 100));
+}

@@ -10,11 +10,15 @@
 //! moment all workers therefore hand the frames of flows that are another's by number to that one to send, and both directions follow. A worker
 //! that has helped for a while and found that both would fit into one gives the queues back. If that turns out wrong, the next
 //! request waits longer, so that nothing flaps.
+//!
+//! A single flow can't be shared out: help would only put its two directions on two threads, and take the processor that its
+//! ends need. So the first worker also notes which flow the bytes are of, one frame of each batch, and doesn't ask while one
+//! has nearly all.
 
 use super::output::Inbound;
 use super::{Stage, Worker};
 use crate::clock::{Clock, Nanos};
-use crate::frame::Frame;
+use crate::frame::{Batch, Frame};
 use crate::port::PortId;
 use crate::wire::{L4, Meta};
 use std::net::IpAddr;
@@ -36,6 +40,10 @@ const FORGET: Duration = Duration::from_secs(60);
 const HOT: u64 = 85;
 /// Percentage of the time at work below which a helper gives up.
 const COLD: u64 = 35;
+/// Percentage of the bytes from which one flow carries the load.
+const ONE_FLOW: u64 = 75;
+/// Groups of flows that bytes are counted by; a power of two.
+const GROUPS: usize = 32;
 /// A port is busy if it brought at least this part of a window's frames: acknowledgements have to follow their data.
 const PART: u32 = 32;
 
@@ -52,6 +60,8 @@ pub(super) struct Load {
     /// Windows at the limit, less those below, and how many are needed.
     hot: u32,
     needed: u32,
+    /// Bytes of the window by groups of flows.
+    flows: [u64; GROUPS],
     /// Until when frames are handed to helpers to send.
     moving: Nanos,
     /// Ports that this worker helps with; for the first worker, when help last ended.
@@ -68,6 +78,7 @@ impl Load {
             working: None,
             hot: 0,
             needed: HOT_WINDOWS,
+            flows: [0; GROUPS],
             moving: Nanos(0),
             helping: Vec::new(),
             ended: Nanos(0),
@@ -93,6 +104,25 @@ impl Load {
         self.working = self.shared.then_some(now);
     }
 
+    /// A batch came with this frame first.
+    #[inline]
+    pub(super) fn received(&mut self, batch: &Batch) {
+        if self.shared
+            && let Some(first) = batch.entries.first()
+        {
+            // What has no ports is one flow, as the kernel's queues have it.
+            let group = flow(first.frame.head(), &first.meta).unwrap_or(0) as usize % GROUPS;
+            self.flows[group] += batch.bytes() as u64;
+        }
+    }
+
+    /// Whether one flow had nearly all bytes of the window, which ends.
+    fn one_flow(&mut self) -> bool {
+        let flows = std::mem::replace(&mut self.flows, [0; GROUPS]);
+        let most = flows.iter().max().copied().unwrap_or(0);
+        most * 100 >= flows.iter().sum::<u64>() * ONE_FLOW
+    }
+
     /// Percentage of the time at work since `since`, if that is as long as asked; then the next window begins.
     fn share(&mut self, now: Nanos, window: Duration) -> Option<u64> {
         let elapsed = now.since(self.since);
@@ -108,7 +138,9 @@ impl Load {
     /// Whether it is time to ask for help.
     fn wants_help(&mut self, now: Nanos) -> Option<bool> {
         let share = self.share(now, WINDOW)?;
+        let one_flow = self.one_flow();
         self.hot = match share {
+            HOT.. if one_flow => self.hot,
             HOT.. => self.hot + 1,
             // A short gap doesn't make it idle.
             COLD.. => self.hot.saturating_sub(1),
@@ -274,8 +306,14 @@ mod tests {
 
     /// So many windows in a row, with this percentage at work; how often help was asked for.
     fn windows(l: &mut Load, now: &mut Nanos, n: u32, percent: u64) -> u32 {
+        windows_of(l, now, n, percent, [1, 1])
+    }
+
+    /// The same with bytes of two flows.
+    fn windows_of(l: &mut Load, now: &mut Nanos, n: u32, percent: u64, flows: [u64; 2]) -> u32 {
         (0..n)
             .filter(|_| {
+                l.flows[..2].copy_from_slice(&flows);
                 l.turn(*now);
                 l.worked(*now);
                 *now = now.after(WINDOW * percent as u32 / 100);
@@ -295,6 +333,14 @@ mod tests {
         assert_eq!(windows(&mut l, &mut now, 2, 100), 0);
         assert_eq!(windows(&mut l, &mut now, 1, 50), 0);
         assert_eq!(windows(&mut l, &mut now, 3, 95), 1);
+    }
+
+    #[test]
+    fn no_help_is_asked_for_a_single_flow() {
+        let (mut l, mut now) = (Load::new(true), Nanos(1));
+        l.since = now;
+        assert_eq!(windows_of(&mut l, &mut now, 100, 100, [95, 5]), 0);
+        assert_eq!(windows_of(&mut l, &mut now, 3, 100, [60, 40]), 1);
     }
 
     #[test]

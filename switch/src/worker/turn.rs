@@ -416,6 +416,9 @@ impl<S: Stage> Worker<S> {
                     None => e.verdict = Verdict::Drop(DropReason::Runt),
                 }
             }
+            if fresh {
+                self.load.received(batch);
+            }
             batch.handed = !fresh;
             self.run_stages(batch, fresh);
             self.dispatch(batch);

@@ -113,6 +113,19 @@ fn what_is_for_the_gateway_is_judged() {
     assert_eq!(traced["reason"], "policy", "{traced}");
     let explained = d.ctl_json(&[&["policy", "explain", "--to", "192.0.2.1"], &echo[..]].concat());
     assert_eq!(explained["action"], "drop", "{explained}");
+    let explain = |to: &str, what: &[&str]| {
+        let asked = ["policy", "explain", "--from", "a", "--to", to];
+        let explained = d.ctl_json(&[&asked[..], what].concat());
+        (explained["action"].clone(), explained["reason"].to_string())
+    };
+    let question = ["--proto", "udp", "--dport", "53"];
+    let (action, why) = explain("192.0.2.1", &question);
+    assert!(action == "accept" && why.contains("gateway's DNS"), "{why}");
+    // The DNS of somebody else isn't spared.
+    assert_eq!(explain("198.51.100.9", &question).0, "drop");
+    let dhcp = ["--proto", "udp", "--sport", "68", "--dport", "67"];
+    let (action, why) = explain("192.0.2.1", &dhcp);
+    assert!(action == "accept" && why.contains("needs it"), "{why}");
     // One by one.
     let rules = [
         "--rule",
@@ -127,6 +140,7 @@ fn what_is_for_the_gateway_is_judged() {
         a.assert_ping(ip);
     }
     assert!(!asks(&a).contains("192.0.2.10"));
+    assert_eq!(explain("192.0.2.1", &question).0, "drop");
     assert!(judged(&d, 1) >= 1);
     let before = judged(&d, 1);
     let traced = d.ctl_json(&DNS);

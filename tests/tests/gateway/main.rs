@@ -13,3 +13,4 @@ mod rfc;
 mod routing;
 mod services;
 mod trace;
+mod trace_file;

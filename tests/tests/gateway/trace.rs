@@ -2,13 +2,12 @@
 //! or is counted dropped with the reason it gave.
 
 use serde_json::Value;
-use std::time::Duration;
 use vswitch_tests::{tap_lab, wait_until};
 
 use crate::nat::{Site, site};
 use crate::rfc::program;
 
-fn trace(s: &Site, args: &[&str]) -> Value {
+pub(crate) fn trace(s: &Site, args: &[&str]) -> Value {
     let said = s.d.ctl_json(&[&["trace"], args].concat());
     // Asking changes nothing.
     let again = s.d.ctl_json(&[&["trace"], args].concat());
@@ -18,7 +17,7 @@ fn trace(s: &Site, args: &[&str]) -> Value {
 
 /// The decision of a stage.
 #[track_caller]
-fn assert_step(said: &Value, stage: &str, decision: &str, detail: &str) {
+pub(crate) fn assert_step(said: &Value, stage: &str, decision: &str, detail: &str) {
     let steps = said["steps"].as_array().unwrap();
     let found = steps.iter().any(|s| {
         s["stage"] == stage
@@ -94,10 +93,10 @@ fn check(s: &Site, args: &[&str], verdict: &str, reason: Option<&str>) -> Value 
     said
 }
 
-const FAR: &str = "203.0.113.7";
+pub(crate) const FAR: &str = "203.0.113.7";
 
 /// Everybody knows everybody.
-fn warm(s: &Site) {
+pub(crate) fn warm(s: &Site) {
     for to in [
         "198.51.100.254",
         FAR,
@@ -487,53 +486,4 @@ fn asking_changes_nothing() {
     }
     assert_eq!(state(&s), before);
     s.d.assert_ledger();
-}
-
-#[test]
-fn a_captured_frame_is_traced() {
-    let lab = tap_lab!("trace-file");
-    let s = site(&lab, &[]);
-    let file = lab.dir().join("capture.pcapng");
-    let file = file.to_str().unwrap();
-    let capture = s.d.spawn_ctl(&[
-        "capture",
-        "a",
-        "--direction",
-        "ingress",
-        "-f",
-        "icmp",
-        "-c",
-        "2",
-        "-w",
-        file,
-    ]);
-    wait_until("the capture has begun", || std::fs::metadata(file).is_ok());
-    s.a.ok(&["ping", "-c", "2", "-i", "0.2", "-W", "5", FAR]);
-    assert!(capture.finish(Duration::from_secs(20)).success());
-    let said = trace(&s, &["--file", file, "--packet", "2"]);
-    assert_eq!(said["verdict"], "sent");
-    assert_step(&said, "conntrack", "known", "icmp");
-    let text = s.d.ctl(&["trace", "--file", file]);
-    for part in [
-        "STAGE",
-        "port a: 192.0.2.10 > 203.0.113.7",
-        "port up0: 198.51.100.1 > 203.0.113.7",
-        "nat",
-        "\nsent\n",
-    ] {
-        assert!(text.contains(part), "{part}: {text}");
-    }
-    let err = s.d.ctl_fails(&["trace", "--file", file, "--packet", "3"]);
-    assert!(err.contains("no packet 3"), "{err}");
-    let err =
-        s.d.ctl_fails(&["trace", "--from", "nobody", "--dst-ip", FAR]);
-    assert!(err.contains("nobody"), "{err}");
-    let err = s.d.ctl_fails(&["trace", "--from", "a", "--frame", "0g"]);
-    assert!(err.contains("hexadecimal"), "{err}");
-    let err =
-        s.d.ctl_fails(&["trace", "--from", "a", "--dst-ip", "192.0.2.200"]);
-    assert!(err.contains("--dst-mac"), "{err}");
-    let err =
-        s.d.ctl_fails(&["trace", "--from", "a", "--frame", "00", "--ttl", "9"]);
-    assert!(err.contains("cannot be used"), "{err}");
 }

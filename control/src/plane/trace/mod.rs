@@ -14,7 +14,7 @@ use std::net::IpAddr;
 use utoipa::ToSchema;
 use vswitch_core::bridge::NetworkId;
 use vswitch_core::bridge::fdb::FdbCursor;
-use vswitch_core::frame::Frame;
+use vswitch_core::frame::{Frame, gso};
 use vswitch_core::port::PortId;
 use vswitch_core::wire::MacAddr;
 use vswitch_core::worker::{Leaving, Origin, Outcome, Step, Trace, Worker};
@@ -74,6 +74,10 @@ pub struct TraceRequest {
     /// Bytes of payload behind the headers; none by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub payload: Option<u16>,
+    /// Bytes of payload of the segments that the sender's offloads leave to be made (TSO, USO). By default a given frame of TCP
+    /// that is over the port's MTU has segments of the MTU, and others have none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gso_size: Option<u16>,
 }
 
 /// A decision on the frame's way.
@@ -192,6 +196,7 @@ impl Plane {
                 let alone = TraceRequest {
                     from: q.from.clone(),
                     frame: q.frame.clone(),
+                    gso_size: q.gso_size,
                     ..TraceRequest::default()
                 };
                 if *q != alone {
@@ -203,10 +208,18 @@ impl Plane {
             }
             None => self.craft(q, id, network)?,
         };
-        let frame = Frame::from_bytes(&bytes).ok_or_else(|| {
+        let mut frame = Frame::from_bytes(&bytes).ok_or_else(|| {
             let remedy = "trace one that a port could receive";
             wrong(thing(), "it is longer than a frame can be", remedy)
         })?;
+        let joined = q.frame.as_ref();
+        let joined = joined.and_then(|_| gso::segment_size(&frame, port.mtu));
+        if let Some(size) = q.gso_size.or(joined)
+            && !gso::offload(&mut frame, size)
+        {
+            let reason = "only TCP and UDP packets have segments, of at least one byte";
+            return Err(wrong(thing(), reason, "leave the size of segments out"));
+        }
         let worker = self.workers.first();
         let trace = worker.and_then(|w| w.call(move |w| w.trace(id, frame)).ok());
         let trace = trace.ok_or_else(|| {

@@ -183,7 +183,12 @@ for port in range(50000, 50005):
     except OSError as e: assert e.errno == errno.EHOSTUNREACH, e; break
 else: raise SystemExit('never told')
 # No place in the table for more of this host's connections.
-for n in range(60): w.send(bytes(Ether(dst=LAN)/IP(src=A, dst='192.0.2.1')/ICMP(id=n)/b'x'))
+def full(p): return ICMP in p and (p[ICMP].type, p[ICMP].code) == (3, 13) and UDPerror in p and p[UDPerror].dport >= 20000
+for n in range(80):
+    try: keep[0].sendto(b'x', (FAR, 20000 + n))
+    except OSError: pass  # An earlier one's error.
+    time.sleep(0.01)
+p = sniff_for(w, full); assert p and p[IP].src == '192.0.2.1' and p[UDPerror].sport == keep[0].getsockname()[1], p
 # Policy that says so.
 assert told('b', B, FAR) == errno.EHOSTUNREACH
 assert told('b', '2001:db8:1::11', '2001:db8:2::254') == errno.EACCES

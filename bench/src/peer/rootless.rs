@@ -1,0 +1,161 @@
+//! Peers that stand between a container and the sockets of its host: slirp4netns, pasta and vswitchd with a host uplink.
+//!
+//! `a` is the container; its `eth0` is the peer's TAP device. The host is a namespace of its own with a veth pair to `b` (198.51.100.2),
+//! MTU 1500 as wires have. Port 7000 of the host is published for `a`, which is reached by it from `b` and from the host's loopback.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use vswitch_tests::{Background, Lab, Mtu, Node};
+
+use super::nat::{FAR, OUTSIDE, address};
+use super::vswitch::{Build, Switch};
+use super::{ADDRESSES, Bed, checked, rootless_containers};
+use crate::workload::PORT;
+
+/// Address of vswitchd's gateway.
+const GATEWAY: &str = "192.0.2.254";
+
+/// The host's namespace, with its way to `b`.
+fn outside(lab: &Lab, host: &Node, b: &Node) -> anyhow::Result<()> {
+    lab.link(host, "out", b, "eth0", Mtu(1500));
+    address(host, "out", OUTSIDE)?;
+    address(b, "eth0", FAR)?;
+    checked(host.run(&["ip", "link", "set", "lo", "up"]))?;
+    checked(host.run(&["ip", "route", "add", "default", "via", FAR]))?;
+    // Echo requests leave by unprivileged sockets.
+    let ping = "echo 0 2147483647 >/proc/sys/net/ipv4/ping_group_range";
+    checked(host.run(&["sh", "-c", ping]))?;
+    Ok(())
+}
+
+fn bed(a: Node, b: Node, host: Node, process: Background) -> Bed {
+    let mut bed = Bed::of_processes(a, b, vec![host], vec![process]);
+    bed.far = FAR;
+    bed.published = Some(OUTSIDE);
+    bed
+}
+
+/// slirp4netns as podman starts it, with a forwarded port.
+pub(super) fn slirp4netns(lab: &Lab, mtu: u32) -> anyhow::Result<Bed> {
+    let (a, b) = rootless_containers(lab);
+    let host = lab.host("slirp4netns");
+    outside(lab, &host, &b)?;
+    let api = lab.dir().join(format!("slirp4netns-{}.sock", a.pid()));
+    let process = host.spawn(&[
+        "slirp4netns",
+        "--configure",
+        &format!("--mtu={mtu}"),
+        "--disable-host-loopback",
+        "--enable-sandbox",
+        "--enable-seccomp",
+        "--api-socket",
+        &api.to_string_lossy(),
+        &a.pid().to_string(),
+        "eth0",
+    ]);
+    for proto in ["tcp", "udp"] {
+        forward(&api, proto).with_context(|| process.output())?;
+    }
+    Ok(bed(a, b, host, process))
+}
+
+/// Asks slirp4netns to forward the port.
+fn forward(api: &Path, proto: &str) -> anyhow::Result<()> {
+    let end = Instant::now() + Duration::from_secs(10);
+    let mut socket = loop {
+        match UnixStream::connect(api) {
+            Ok(socket) => break socket,
+            Err(e) if Instant::now() > end => return Err(e).context("connecting to slirp4netns"),
+            Err(_) => std::thread::sleep(Duration::from_millis(5)),
+        }
+    };
+    let request = format!(
+        "{{\"execute\":\"add_hostfwd\",\"arguments\":{{\"proto\":\"{proto}\",\"host_addr\":\"0.0.0.0\",\"host_port\":{PORT},\"guest_addr\":\"\",\"guest_port\":{PORT}}}}}\n"
+    );
+    let mut answer = String::new();
+    socket
+        .write_all(request.as_bytes())
+        .and_then(|()| socket.shutdown(std::net::Shutdown::Write))
+        .and_then(|()| socket.read_to_string(&mut answer).map(drop))
+        .context("talking to slirp4netns")?;
+    ensure!(answer.contains("return"), "slirp4netns answered {answer}");
+    Ok(())
+}
+
+/// pasta as podman starts it, with a forwarded port.
+pub(super) fn pasta(lab: &Lab, mtu: u32) -> anyhow::Result<Bed> {
+    let (a, b) = rootless_containers(lab);
+    let host = lab.host("pasta");
+    outside(lab, &host, &b)?;
+    let port = PORT.to_string();
+    let process = host.spawn(&[
+        "pasta",
+        "--config-net",
+        "--foreground",
+        "--quiet",
+        "--runas",
+        "0",
+        "--ipv4-only",
+        "--mtu",
+        &mtu.to_string(),
+        "--ns-ifname",
+        "eth0",
+        "-t",
+        &port,
+        "-u",
+        &port,
+        "-T",
+        "none",
+        "-U",
+        "none",
+        "--no-map-gw",
+        &a.pid().to_string(),
+    ]);
+    Ok(bed(a, b, host, process))
+}
+
+/// vswitchd with a host uplink.
+pub(super) fn vswitch(lab: &Lab, build: Build, mtu: u32) -> anyhow::Result<Bed> {
+    let (a, b) = rootless_containers(lab);
+    let switch = Switch::new(lab, build);
+    outside(lab, &switch.host, &b)?;
+    let daemon = switch.start()?;
+    let (inside, mtu) = (format!("{GATEWAY}/24"), mtu.to_string());
+    for line in [
+        &["network", "add", "lan"][..],
+        &[
+            "gateway",
+            "set",
+            "lan",
+            "--addresses",
+            &inside,
+            "--mtu",
+            &mtu,
+            "--host-uplink",
+            "on",
+        ],
+        &[
+            "attach",
+            "--pid",
+            &a.pid().to_string(),
+            "--ip",
+            &format!("{}/24", ADDRESSES[0]),
+            "--gw",
+            GATEWAY,
+            "--mtu",
+            &mtu,
+            "--name",
+            "a",
+            "lan",
+        ],
+    ] {
+        switch.ctl(line)?;
+    }
+    let (port, to) = (PORT.to_string(), format!("{}:{PORT}", ADDRESSES[0]));
+    switch.ctl(&["publish", "add", "bench", "--ports", &port, "--to", &to])?;
+    Ok(bed(a, b, switch.host, daemon))
+}
