@@ -1,15 +1,15 @@
 //! `vswitchctl gateway`: the router's ports in networks.
 
 use super::options::{on_off, with_length};
-use super::services::{DhcpOptions, DnsOptions, Member, RaOptions, members};
+use super::services::{DhcpOptions, DnsOptions, Member, RaOptions, members, table};
 use super::{CtlError, Done, Session, show};
 use crate::client::escape;
-use crate::model::{HostAlias, NatFiltering, PrefixPair};
+use crate::model::{NatFiltering, PrefixPair};
 use crate::plane::{LeaseView, NeighbourView, NetworkView};
 use crate::units::{Cidr, Mac, Ports};
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 #[derive(Debug, Subcommand)]
@@ -37,9 +37,15 @@ pub(super) struct Set {
     /// Addresses with the length of the network's prefix.
     #[arg(long, value_delimiter = ',', value_name = "ADDRESS/LEN", value_parser = with_length)]
     addresses: Option<Vec<Cidr>>,
-    /// With --host-uplink on: addresses of the gateway that stand for some of the host, as ADDRESS=ADDRESS.
-    #[arg(long, value_delimiter = ',', value_name = "ADDRESS=ADDRESS|none")]
-    host_alias: Option<Vec<Member<AliasArg>>>,
+    /// With --host-loopback on: addresses that reach it, instead of the gateway's own.
+    #[arg(long, value_delimiter = ',', value_name = "ADDRESS|none")]
+    host_address: Option<Vec<Member<IpAddr>>>,
+    /// With --host-uplink on: addresses that reach the host's own address outside, and not its loopback.
+    #[arg(long, value_delimiter = ',', value_name = "ADDRESS|none")]
+    host_own_address: Option<Vec<Member<IpAddr>>>,
+    /// With --host-uplink on: 169.254.0.0/16 is reached, as for a cloud's metadata service [default: off].
+    #[arg(long, value_name = "on|off", value_parser = on_off)]
+    host_link_local: Option<bool>,
     /// With --host-uplink on: the gateway's own addresses reach the host's loopback [default: off].
     #[arg(long, value_name = "on|off", value_parser = on_off)]
     host_loopback: Option<bool>,
@@ -76,6 +82,15 @@ pub(super) struct Set {
     /// The network leads outside: what comes from it gets in only if it was asked for, or is published.
     #[arg(long, value_name = "on|off", value_parser = on_off)]
     uplink: Option<bool>,
+    /// With --host-uplink on: source address outside, one of the host's [default: as its routes say].
+    #[arg(long, value_name = "ADDRESS|none")]
+    outbound_addr: Option<Member<Ipv4Addr>>,
+    /// The same for IPv6.
+    #[arg(long, value_name = "ADDRESS|none")]
+    outbound_addr6: Option<Member<Ipv6Addr>>,
+    /// With --host-uplink on: interface of the host that everything leaves by [default: as its routes say].
+    #[arg(long, value_name = "INTERFACE|none")]
+    outbound_interface: Option<Member<String>>,
     /// VLAN of the gateway, in a VLAN-aware network [default: 1].
     #[arg(long)]
     vlan: Option<u16>,
@@ -85,21 +100,6 @@ pub(super) struct Set {
     ra: RaOptions,
     #[command(flatten)]
     dns: DnsOptions,
-}
-
-#[derive(Clone, Debug)]
-struct AliasArg(HostAlias);
-
-impl FromStr for AliasArg {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is not an alias: write it like 192.0.2.9=127.0.0.1");
-        let (address, host) = text.split_once('=').ok_or_else(wrong)?;
-        Ok(AliasArg(HostAlias {
-            address: address.parse().map_err(|_| wrong())?,
-            host: host.parse().map_err(|_| wrong())?,
-        }))
-    }
 }
 
 #[derive(Clone, Debug)]
@@ -140,6 +140,32 @@ impl FromStr for PairArg {
 }
 
 impl Set {
+    /// What changes of its way out by the host.
+    fn host(&self) -> Map<String, Value> {
+        let addresses = self.host_address.as_deref().map(members);
+        let own_addresses = self.host_own_address.as_deref().map(members);
+        let outbound_interface = self.outbound_interface.as_ref();
+        let named = [
+            ("loopback", self.host_loopback.map(Value::from)),
+            ("addresses", addresses.map(|a| json!(a))),
+            ("own_addresses", own_addresses.map(|a| json!(a))),
+            ("link_local", self.host_link_local.map(Value::from)),
+            (
+                "outbound_addr",
+                self.outbound_addr.as_ref().map(Member::value),
+            ),
+            (
+                "outbound_addr6",
+                self.outbound_addr6.as_ref().map(Member::value),
+            ),
+            ("outbound_interface", outbound_interface.map(Member::value)),
+        ];
+        let named = named.into_iter();
+        named
+            .filter_map(|(key, value)| Some((key.to_owned(), value?)))
+            .collect()
+    }
+
     fn patch(&self) -> Result<Map<String, Value>, String> {
         let mut map = Map::new();
         let mut put = |key: &str, value: Option<Value>| {
@@ -152,24 +178,8 @@ impl Set {
         put("mtu", self.mtu.map(Value::from));
         put("vlan", self.vlan.map(Value::from));
         put("uplink", self.uplink.map(Value::from));
-        let aliases = self.host_alias.as_deref().map(members);
-        let aliases = aliases.map(|a| a.into_iter().map(|a| a.0).collect::<Vec<_>>());
-        let mut host = Map::new();
-        host.extend(
-            self.host_loopback
-                .map(|on| ("loopback".to_owned(), json!(on))),
-        );
-        host.extend(aliases.map(|a| ("aliases".to_owned(), json!(a))));
-        let host = (!host.is_empty()).then_some(Value::Object(host));
         put("hosts", self.hosts.as_deref().map(|h| json!(members(h))));
-        put(
-            "host_uplink",
-            match self.host_uplink {
-                Some(false) => Some(Value::Null),
-                Some(true) => Some(host.unwrap_or_else(|| json!({}))),
-                None => host,
-            },
-        );
+        put("host_uplink", table(self.host_uplink, self.host()));
         let mut nat = Map::new();
         nat.extend(self.nat.map(|on| ("off".to_owned(), Value::from(!on))));
         let addresses = self.nat_addresses.as_ref();

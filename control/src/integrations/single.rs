@@ -24,6 +24,8 @@ use vswitch_nat::Pipeline;
 
 /// How long the worker looks for more work before it sleeps; see `worker::pace` of the data path for when.
 const SPIN: Duration = Duration::from_micros(60);
+/// Stack of the thread that follows the host.
+const STACK: usize = 256 << 10;
 /// How often services are looked after, in milliseconds.
 const TEND: u16 = 1000;
 
@@ -138,6 +140,25 @@ impl Single {
     /// The switch itself.
     pub(crate) fn plane(&self) -> &Shared {
         &self.plane
+    }
+
+    /// Has the host's network and resolvers followed from now on, by a thread of their own.
+    pub(crate) fn follow_host(&self) -> Result<(), SingleError> {
+        let act = "starting the thread that follows the host";
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(system(act))?;
+        let plane = self.plane.clone();
+        let follow = move || {
+            runtime.block_on(async {
+                let resolvers = crate::follow::resolvers(plane.clone());
+                tokio::join!(crate::follow::network(plane), resolvers);
+            });
+        };
+        let thread = std::thread::Builder::new().name("follow".into());
+        let thread = thread.stack_size(STACK).spawn(follow);
+        thread.map(drop).map_err(system(act))
     }
 
     /// Waits for the end.

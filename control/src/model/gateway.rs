@@ -1,6 +1,7 @@
 //! A network's gateway: the router's port in it, with addresses, routes and what it does to packets.
 
 use super::check::Problem;
+use super::host::HostUplink;
 use super::services::{Advertise, Dhcp, Dns};
 use super::{Network, Port, Topology};
 use crate::units::{Cidr, Mac, Ports};
@@ -9,7 +10,6 @@ use std::net::IpAddr;
 use utoipa::ToSchema;
 use vswitch_core::bridge::NetworkId;
 use vswitch_core::wire::MacAddr;
-use vswitch_nat::HostConfig;
 use vswitch_nat::gateway::{
     GatewayConfig, InterfaceConfig, MAX_ROUTES, Route, SnatConfig, contains,
 };
@@ -63,31 +63,8 @@ pub struct Gateway {
     pub dns: Option<Dns>,
 }
 
-/// The way out by sockets of the host.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct HostUplink {
-    /// TCP and UDP to the gateway's own addresses reach the host's loopback (127.0.0.1, ::1), but for what the gateway serves itself.
-    pub loopback: bool,
-    /// Addresses of the gateway that stand for addresses of the host: TCP and UDP to them reach the host there.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub aliases: Vec<HostAlias>,
-}
-
-/// An address of the gateway that stands for one of the host.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct HostAlias {
-    /// The gateway's.
-    #[schema(value_type = String)]
-    pub address: IpAddr,
-    /// The host's; `127.0.0.1` and `::1` are its loopback.
-    #[schema(value_type = String)]
-    pub host: IpAddr,
-}
-
-/// Most aliases, and most hosts of a gateway.
-const MAX_LISTED: usize = 256;
+/// Most hosts of a gateway.
+const MAX_HOSTS: usize = 256;
 
 /// Source translation (SNAT).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -197,30 +174,6 @@ impl Gateway {
         })
     }
 
-    fn alias_fault(&self) -> Option<(String, &'static str)> {
-        let aliases = &self.host_uplink.as_ref()?.aliases;
-        if aliases.len() > MAX_LISTED {
-            let reason = format!("{} aliases are too many", aliases.len());
-            return Some((reason, "use 256 at most"));
-        }
-        let own = |ip: IpAddr| self.addresses.iter().any(|a| a.0.0 == ip);
-        for a in aliases {
-            if !own(a.address) {
-                let reason = format!("alias {} isn't an address of the gateway", a.address);
-                return Some((reason, "add it to the gateway's addresses"));
-            }
-            if a.host.is_multicast() || a.host.is_unspecified() {
-                let reason = format!("{} can't be an address of the host", a.host);
-                return Some((reason, "use a unicast address"));
-            }
-            if a.address.is_ipv4() != a.host.is_ipv4() {
-                let reason = format!("{} and {} are of two families", a.address, a.host);
-                return Some((reason, "use addresses of one family"));
-            }
-        }
-        None
-    }
-
     fn nptv6(&self) -> Vec<Nptv6> {
         let pairs = self.nptv6.iter();
         pairs.filter_map(|p| p.to_nptv6().ok()).collect()
@@ -285,12 +238,9 @@ impl Gateway {
             let reason = format!("{ip} can't be a host's address");
             return at("hosts", reason, "use unicast addresses");
         }
-        if self.hosts.len() > MAX_LISTED {
+        if self.hosts.len() > MAX_HOSTS {
             let reason = format!("{} are too many", self.hosts.len());
             return at("hosts", reason, "use 256 at most, or a prefix");
-        }
-        if let Some((reason, remedy)) = self.alias_fault() {
-            return at("host_uplink", reason, remedy);
         }
         if let Some(m) = &self.mac
             && m.0.is_group()
@@ -315,6 +265,9 @@ impl Gateway {
         if self.uplink && self.host_uplink.is_some() {
             let reason = "an uplink's own connections don't leave by the host".to_owned();
             let remedy = "set either uplink or host_uplink";
+            return at("host_uplink", reason, remedy);
+        }
+        if let Some(Err((reason, remedy))) = self.host_uplink.as_ref().map(HostUplink::check) {
             return at("host_uplink", reason, remedy);
         }
         match self.vlan {
@@ -355,6 +308,7 @@ impl Topology {
             };
             gateway.check(name, network)?;
             gateway.check_services(name, self)?;
+            gateway.check_host_addresses(name, self)?;
             for a in &gateway.addresses {
                 let same =
                     |p: &Port| p.network == *name && p.addresses.iter().any(|b| b.0.0 == a.0.0);
@@ -422,10 +376,7 @@ impl Topology {
                 hosts: g.hosts.clone(),
                 mtu: g.mtu,
                 uplink: g.uplink,
-                host: g.host_uplink.as_ref().map(|h| HostConfig {
-                    loopback: h.loopback,
-                    aliases: h.aliases.iter().map(|a| (a.address, a.host)).collect(),
-                }),
+                host: g.host_uplink.as_ref().map(HostUplink::to_config),
                 snat: g.snat(),
                 nptv6: g.nptv6(),
             });

@@ -6,9 +6,8 @@
 //! lead there, and a packet that is to be sent there is given to the backend ([`Slirp`]), translated and judged as any other. What the
 //! backend has for a container comes back as packets received from that network. A flow of the backend ends with its connection.
 //!
-//! The host's loopback is reached, where that is allowed, by the gateway's own address, which is translated to it. Nothing else can
-//! name it: such addresses are refused from containers. An alias is an address of the gateway that stands for one of the host; it stays in
-//! the packets, and the backend's sockets are connected to what it stands for, for that may be the container's own address too.
+//! The host's loopback is reached, where that is allowed, by the gateway's own address or others that stand for it, which are translated
+//! to it. Nothing else can name it: such addresses are refused from containers.
 
 use super::flows::Ended;
 use super::forward::Outcome;
@@ -17,7 +16,7 @@ use super::route::Route;
 use super::{Gateway, GatewayConfig};
 use crate::Endpoint;
 use crate::reply::{self, Cause};
-use crate::slirp::{Out, Slirp};
+use crate::slirp::{self, HostAddresses, Out, Outbound, Slirp};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use vswitch_core::bridge::{Bridge, NetworkId};
@@ -50,17 +49,6 @@ pub(super) struct Host {
     pub(super) given: bool,
 }
 
-/// The gateway's addresses that stand for some of the host.
-pub(super) fn alias_routes(config: &GatewayConfig) -> Vec<Route> {
-    let hosts = config.interfaces.iter().filter_map(|i| i.host.as_ref());
-    let route = |(ip, _): &(IpAddr, IpAddr)| Route {
-        to: (*ip, if ip.is_ipv4() { 32 } else { 128 }),
-        via: None,
-        network: HOST,
-    };
-    hosts.flat_map(|h| h.aliases.iter().map(route)).collect()
-}
-
 /// Routes by it: all that no other leads to, and the host's loopback.
 pub(super) fn routes(config: &GatewayConfig) -> Vec<Route> {
     if !config.interfaces.iter().any(|i| i.host.is_some()) {
@@ -78,6 +66,20 @@ pub(super) fn routes(config: &GatewayConfig) -> Vec<Route> {
         network: HOST,
     };
     all.map(route).to_vec()
+}
+
+/// Where flows leave from, by the networks' prefixes and what lies behind their routers.
+fn outbound(config: &GatewayConfig) -> Outbound {
+    let mut all = Vec::new();
+    for i in &config.interfaces {
+        let Some(host) = &i.host else { continue };
+        let behind = config.routes.iter().filter(|r| r.network == i.network);
+        let hosts = i.hosts.iter().map(|ip| (*ip, 128));
+        let prefixes = i.addresses.iter().copied().chain(hosts);
+        let prefixes = prefixes.chain(behind.map(|r| r.to));
+        all.extend(prefixes.map(|to| (to, host.source.clone())));
+    }
+    Outbound::new(all)
 }
 
 impl Gateway {
@@ -119,10 +121,11 @@ impl Gateway {
         let mut merged = first.clone();
         for other in wanted {
             merged.loopback |= other.loopback;
-            merged.aliases.extend_from_slice(&other.aliases);
+            merged.own_addresses.extend_from_slice(&other.own_addresses);
         }
+        let outbound = outbound(config);
         if let Some(uplink) = &mut self.host.uplink {
-            uplink.slirp.configure(merged);
+            uplink.slirp.configure(merged, outbound);
             return;
         }
         let seed = self.random();
@@ -138,7 +141,8 @@ impl Gateway {
             snat: None,
             nptv6: Vec::new(),
         });
-        let slirp = Slirp::new(merged, self.host.watch.clone(), seed);
+        let mut slirp = Slirp::new(merged.clone(), self.host.watch.clone(), seed);
+        slirp.configure(merged, outbound);
         self.host.uplink = Some(Box::new(Uplink { interface, slirp }));
     }
 
@@ -148,8 +152,14 @@ impl Gateway {
             .is_some_and(|i| i.config.host.is_some())
     }
 
-    /// The endpoint that one of our addresses stands for on the host, if it does: of its loopback, or an alias, which stays as it is.
-    pub(super) fn host_loopback(
+    /// Whether the address stands for the host in a network.
+    pub(super) fn stands_for_host(&self, network: NetworkId, ip: IpAddr) -> bool {
+        let own = self.interface(network);
+        own.is_some_and(|i| i.is_host(ip) || i.is_hosts_own(ip))
+    }
+
+    /// The endpoint of the host that an address stands for, if it does: on its loopback, or at its own address outside.
+    pub(super) fn host_endpoint(
         &self,
         network: NetworkId,
         proto: u8,
@@ -157,18 +167,21 @@ impl Gateway {
     ) -> Option<Endpoint> {
         const TCP: u8 = 6;
         const UDP: u8 = 17;
+        if !self.stands_for_host(network, to.addr) || !matches!(proto, TCP | UDP) {
+            return None;
+        }
         let own = self.interface(network)?;
-        let host = own.config.host.as_ref()?;
-        if !own.has(to.addr) || !matches!(proto, TCP | UDP) {
-            return None;
-        }
-        if host.aliases.iter().any(|(alias, _)| *alias == to.addr) {
-            return Some(to);
-        }
-        if !host.loopback {
-            return None;
-        }
         let at: IpAddr = match to.addr {
+            _ if !own.is_host(to.addr) => {
+                let source = &own.config.host.as_ref()?.source;
+                let at = slirp::own_address(source, to.addr.is_ipv4())?;
+                // Where a container has the host's own address, its packets keep the one that stands for that; the backend knows.
+                if own.config.hosts.contains(&at) {
+                    to.addr
+                } else {
+                    at
+                }
+            }
             IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
             IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
         };
@@ -223,6 +236,21 @@ impl Gateway {
         }
     }
 
+    /// The host's addresses or routes have changed: sockets follow, and names that couldn't be looked up are asked for again.
+    pub fn host_changed(
+        &mut self,
+        cx: &mut Cx,
+        bridge: &mut Bridge,
+        addresses: Arc<HostAddresses>,
+    ) {
+        self.forget_dns_failures();
+        if let Some(uplink) = self.host.uplink.as_deref_mut() {
+            uplink.slirp.host_changed(addresses);
+            self.host.given = true;
+            self.flush_host(cx, bridge);
+        }
+    }
+
     /// Sends what the backend has for containers, if anything can have changed.
     pub(super) fn flush_host(&mut self, cx: &mut Cx, bridge: &mut Bridge) {
         if cx.is_dry() || !std::mem::take(&mut self.host.given) {
@@ -231,7 +259,7 @@ impl Gateway {
         let Some(uplink) = self.host.uplink.as_deref_mut() else {
             return;
         };
-        if uplink.slirp.flush(cx.now) {
+        if uplink.slirp.follow_host(cx.now) | uplink.slirp.flush(cx.now) {
             self.host.given = true;
             cx.again();
         }

@@ -59,9 +59,14 @@ impl Interface {
     /// behind the gateway only if it isn't `probed`, asked for by who would have it.
     pub(crate) fn speaks_for(&self, ip: IpAddr, probed: bool) -> bool {
         let pool = self.config.snat.as_ref().map(|s| &s.addresses);
-        self.has(ip) || pool.is_some_and(|p| p.contains(&ip)) || !probed && self.is_proxied(ip)
+        self.has(ip)
+            || pool.is_some_and(|p| p.contains(&ip))
+            || self.is_host(ip)
+            || self.is_hosts_own(ip)
+            || !probed && self.is_proxied(ip)
     }
 
+    /// Whether the address is behind the gateway, as all are but those of the hosts.
     fn is_proxied(&self, ip: IpAddr) -> bool {
         let hosts = &self.config.hosts;
         let odd = match ip {
@@ -70,6 +75,27 @@ impl Interface {
         };
         let odd = odd || ip.is_unspecified() || ip.is_multicast() || ip.is_loopback();
         !hosts.is_empty() && !odd && !hosts.contains(&ip)
+    }
+
+    /// Whether the address stands for the host's own address outside.
+    pub(crate) fn is_hosts_own(&self, ip: IpAddr) -> bool {
+        let host = self.config.host.as_ref();
+        host.is_some_and(|h| h.own_addresses.contains(&ip))
+    }
+
+    /// Whether the address stands for the host's loopback in this network.
+    pub(crate) fn is_host(&self, ip: IpAddr) -> bool {
+        let host = self.config.host.as_ref().filter(|h| h.loopback);
+        host.is_some_and(|h| match &h.addresses[..] {
+            [] => self.has(ip),
+            all => all.contains(&ip),
+        })
+    }
+
+    /// Whether the link-local address is reached from this network all the same.
+    pub(crate) fn reaches_link_local(&self, ip: IpAddr) -> bool {
+        let link_local = self.config.host.as_ref().is_some_and(|h| h.link_local);
+        self.has(ip) || self.is_host(ip) || self.is_hosts_own(ip) || link_local && ip.is_ipv4()
     }
 
     /// Whether the address is in one of the interface's prefixes.

@@ -183,8 +183,7 @@ impl Gateway {
             }
         }
         self.counters.held.set(self.held);
-        let mut routes = host::alias_routes(config);
-        routes.extend_from_slice(&config.routes);
+        let mut routes = config.routes.clone();
         for c in &config.interfaces {
             routes.extend(c.hosts.iter().map(|ip| Route {
                 to: (*ip, if ip.is_ipv4() { 32 } else { 128 }),

@@ -17,6 +17,8 @@
 
 mod accept;
 mod listen;
+mod moved;
+mod outbound;
 mod packet;
 mod ping;
 mod served;
@@ -26,28 +28,37 @@ mod udp;
 mod whole;
 
 pub use listen::{HostPort, HostPortCounters};
+pub use moved::HostAddresses;
+pub(crate) use outbound::{Outbound, own_address};
 
 use crate::reply::Cause;
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use table::Table;
 use tcp::segment::{RST, SYN, Segment};
 use tcp::{Fate, Mirror};
 use vswitch_core::clock::Nanos;
 use vswitch_core::frame::{DropReason, Entry, Frame};
 use vswitch_core::sys::sock::{self, Kind};
+use vswitch_core::sys::source::Source;
 use vswitch_core::wire::L4;
 use vswitch_core::worker::{Ready, Watch};
 
 /// How flows leave.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostConfig {
-    /// Whether the gateway's own addresses lead to the host's loopback.
+    /// Whether the host's loopback is reached.
     pub loopback: bool,
-    /// Addresses of the gateway and those of the host that they stand for.
-    pub aliases: Vec<(IpAddr, IpAddr)>,
+    /// The addresses that then lead there; the gateway's own if there are none.
+    pub addresses: Vec<IpAddr>,
+    /// Addresses that lead to the host's own address outside, instead of its loopback.
+    pub own_addresses: Vec<IpAddr>,
+    /// Whether link-local addresses of IPv4 are reached.
+    pub link_local: bool,
+    /// Where sockets leave from.
+    pub source: Source,
 }
 
 /// Bytes sent towards containers in one flush, and for one flow before others have their turn.
@@ -85,6 +96,7 @@ enum Flow {
 #[derive(Debug)]
 pub(crate) struct Slirp {
     config: HostConfig,
+    outbound: Outbound,
     watch: Option<Watch>,
     table: Table<Flow>,
     listeners: listen::Listeners,
@@ -95,6 +107,8 @@ pub(crate) struct Slirp {
     held: usize,
     /// Fragments that wait for others.
     incomplete: whole::Incomplete,
+    /// The host's network has changed.
+    moved: Option<moved::Moved>,
     draw: u64,
 }
 
@@ -122,6 +136,7 @@ impl Slirp {
     pub(crate) fn new(config: HostConfig, watch: Option<Watch>, seed: u64) -> Slirp {
         Slirp {
             config,
+            outbound: Outbound::default(),
             watch,
             table: Table::new(sock::descriptors()),
             listeners: listen::Listeners::default(),
@@ -130,12 +145,14 @@ impl Slirp {
             frames: Vec::new(),
             held: 0,
             incomplete: whole::Incomplete::default(),
+            moved: None,
             draw: seed,
         }
     }
 
-    pub(crate) fn configure(&mut self, config: HostConfig) {
+    pub(crate) fn configure(&mut self, config: HostConfig, outbound: Outbound) {
         self.config = config;
+        self.outbound = outbound;
     }
 
     /// Flows by protocol: TCP, UDP, echo.
@@ -166,9 +183,7 @@ impl Slirp {
         match to {
             _ if to.is_loopback() => self.config.loopback,
             IpAddr::V4(a) => !(a.is_unspecified() || a.is_broadcast() || a.is_multicast()),
-            IpAddr::V6(a) => {
-                !(a.is_unspecified() || a.is_multicast() || a.to_ipv4_mapped().is_some())
-            }
+            IpAddr::V6(a) => !(a.is_unspecified() || a.is_multicast() || a.to_ipv4().is_some()),
         }
     }
 
@@ -271,18 +286,17 @@ impl Slirp {
     }
 
     /// Opens a socket, with room made for it.
-    fn open(&mut self, now: Nanos, kind: Kind, key: Key) -> io::Result<std::os::fd::OwnedFd> {
+    fn open(&mut self, now: Nanos, kind: Kind, key: Key) -> io::Result<OwnedFd> {
         if self.table.is_full() && !self.make_room(now) {
             return Err(io::Error::from_raw_os_error(sock::TOO_MANY));
         }
-        let mut to = key.outside;
-        let aliases = self.config.aliases.iter();
-        if let Some((_, real)) = aliases.clone().find(|(alias, _)| *alias == to.ip()) {
-            to.set_ip(*real);
+        let mut key = key;
+        if self.config.own_addresses.contains(&key.outside.ip()) {
+            key.outside.set_ip(self.outbound.own_address(&key)?);
         }
-        match sock::open(kind, to, None) {
+        match self.outbound.open(kind, key) {
             Err(e) if e.raw_os_error() == Some(sock::TOO_MANY) && self.make_room(now) => {
-                sock::open(kind, to, None)
+                self.outbound.open(kind, key)
             }
             r => r,
         }

@@ -54,6 +54,11 @@ impl<F> Table<F> {
         }
     }
 
+    /// How many places there are, in use or free.
+    pub(super) fn places(&self) -> u32 {
+        self.slots.len() as u32
+    }
+
     pub(super) fn is_full(&self) -> bool {
         self.index.len() + self.aside >= self.limit
     }

@@ -1,7 +1,11 @@
 //! Containers that reach outside by sockets of the host, with real kernels at both ends.
 
+mod access;
 mod datagrams;
+mod moving;
+mod outbound;
 mod published;
+mod resolvers;
 mod rig;
 mod rootless;
 mod tcp;

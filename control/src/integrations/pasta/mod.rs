@@ -146,6 +146,7 @@ fn run(o: &Options, plan: &Plan, tap: Tap, ready: impl FnOnce()) -> Result<(), P
         })?;
     }
     ready();
+    single.follow_host()?;
     let process = tap.process.as_ref().map(AsFd::as_fd).map(Other::Process);
     let ended = single.wait(&ends, process)?;
     tracing::info!(?ended, "ending");

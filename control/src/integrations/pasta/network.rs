@@ -4,9 +4,7 @@ use super::super::inside::{Configured, Inside};
 use super::host::Host;
 use super::options::{Maybe, Options, v4, v6};
 use super::ports::{self, Forward};
-use crate::model::{
-    Dns, Gateway, HostAlias, HostUplink, Network, Port, PortKind, Protocol, Topology,
-};
+use crate::model::{Dns, Gateway, HostUplink, Network, Port, PortKind, Protocol, Topology};
 use crate::units::{Cidr, Mac};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use vswitch_core::wire::MacAddr;
@@ -29,7 +27,6 @@ pub(super) struct Plan {
     /// Of the container.
     addresses: Vec<(IpAddr, u8)>,
     routers: Vec<IpAddr>,
-    aliases: Vec<HostAlias>,
     dns: Vec<IpAddr>,
     mac: Mac,
 }
@@ -85,7 +82,6 @@ impl Plan {
             interface: name.unwrap_or_else(|| "tap0".to_owned()),
             addresses,
             routers,
-            aliases: Vec::new(),
             dns: Vec::new(),
             mac,
         };
@@ -95,7 +91,6 @@ impl Plan {
             .copied()
             .filter(|ip| plan.has(ip))
             .collect();
-        plan.find_aliases(o, host);
         plan
     }
 
@@ -104,34 +99,27 @@ impl Plan {
         self.addresses.iter().any(|a| a.0.is_ipv4() == ip.is_ipv4())
     }
 
-    fn find_aliases(&mut self, o: &Options, host: &Host) {
-        let loopback = |ip: &IpAddr| match ip {
-            IpAddr::V4(_) => IpAddr::from(Ipv4Addr::LOCALHOST),
-            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    /// What stands for the host, and where it is left from.
+    fn host_uplink(&self, o: &Options) -> HostUplink {
+        let of_ours = |list: Vec<IpAddr>| list.into_iter().filter(|ip| self.has(ip)).collect();
+        let mut addresses: Vec<IpAddr> = of_ours(Maybe::all(&o.map_host_loopback));
+        if o.map_host_loopback.is_empty() && !o.no_map_gw {
+            addresses.extend(self.routers.iter().filter(|ip| **ip != IpAddr::from(DUMMY)));
+        }
+        let mut uplink = HostUplink {
+            loopback: !addresses.is_empty(),
+            addresses,
+            own_addresses: of_ours(Maybe::all(&o.map_guest_addr)),
+            ..HostUplink::default()
         };
-        let mapped = Maybe::all(&o.map_host_loopback);
-        let by_router = o.map_host_loopback.is_empty() && !o.no_map_gw;
-        let routers = self
-            .routers
-            .iter()
-            .filter(|ip| by_router && **ip != IpAddr::from(DUMMY));
-        let to_loopback = mapped
-            .iter()
-            .chain(routers)
-            .map(|ip| (*ip, Some(loopback(ip))));
-        let guest = Maybe::all(&o.map_guest_addr);
-        let to_host = guest.iter().map(|ip| match ip {
-            IpAddr::V4(_) => (*ip, host.v4.address.map(|a| a.0.into())),
-            IpAddr::V6(_) => (*ip, host.v6.address.map(|a| a.0.into())),
-        });
-        let link = link_local(self.mac.0);
-        let all = to_loopback.chain(to_host).filter_map(|(address, host)| {
-            let host = host?;
-            // The link-local one isn't configured, but is ours all the same.
-            (address != IpAddr::from(link)).then_some(HostAlias { address, host })
-        });
-        let all: Vec<HostAlias> = all.collect();
-        self.aliases = all.into_iter().filter(|a| self.has(&a.address)).collect();
+        for from in &o.outbound {
+            match from.parse() {
+                Ok(IpAddr::V4(ip)) => uplink.outbound_addr = Some(ip),
+                Ok(IpAddr::V6(ip)) => uplink.outbound_addr6 = Some(ip),
+                Err(_) => uplink.outbound_interface = Some(from.clone()),
+            }
+        }
+        uplink
     }
 
     /// Addresses of the container.
@@ -190,8 +178,7 @@ impl Plan {
     }
 
     fn gateway(&self, o: &Options) -> Gateway {
-        let mut own: Vec<IpAddr> = self.aliases.iter().map(|a| a.address).collect();
-        own.extend(&self.dns);
+        let mut own = self.dns.clone();
         own.sort_unstable();
         own.dedup();
         if !own.iter().any(IpAddr::is_ipv4) && !o.ipv6_only || own.is_empty() {
@@ -205,10 +192,7 @@ impl Plan {
             vlan: None,
             mtu: o.mtu,
             uplink: false,
-            host_uplink: Some(HostUplink {
-                loopback: false,
-                aliases: self.aliases.clone(),
-            }),
+            host_uplink: Some(self.host_uplink(o)),
             nat: None,
             nptv6: Vec::new(),
             routes: Vec::new(),
@@ -265,12 +249,20 @@ mod tests {
             [ip("198.51.100.1"), ip("fe80::9855:9aff:fe55:9a55")]
         );
         assert_eq!((p.interface.as_str(), t.publish.len()), ("eth0", 1));
-        assert_eq!(p.aliases.len(), 1);
-        assert_eq!(p.aliases[0].host, ip("198.51.100.7"));
+        let uplink = |t: &Topology| {
+            let gateway = t.networks.values().next().and_then(|n| n.gateway.clone());
+            gateway.and_then(|g| g.host_uplink).unwrap()
+        };
+        assert!(!uplink(&t).loopback);
+        assert_eq!(uplink(&t).own_addresses, [ip("169.254.1.2")]);
         // The router stands for the host's loopback.
-        let (p, _) = plan("--ipv4-only -t none -u none 42", &host);
-        assert_eq!(p.aliases[0].address, ip("198.51.100.1"));
-        assert_eq!(p.aliases[0].host, ip("127.0.0.1"));
+        let (_, t) = plan(
+            "--ipv4-only -t none -u none -o 198.51.100.7 -o eth0 42",
+            &host,
+        );
+        assert_eq!(uplink(&t).addresses, [ip("198.51.100.1")]);
+        assert_eq!(uplink(&t).outbound_addr, "198.51.100.7".parse().ok());
+        assert_eq!(uplink(&t).outbound_interface.as_deref(), Some("eth0"));
         let (p, _) = plan("-a 10.0.2.100 -g 10.0.2.2 -n 24 -4 --no-map-gw 42", &host);
         assert_eq!(p.addresses, [(ip("10.0.2.100"), 24)]);
         let (p, _) = plan("-6 -t 80 42", &host);

@@ -89,6 +89,7 @@ fn run(options: &Options) -> Result<(), SlirpError> {
         // Who has asked to be told and doesn't listen is gone; that is told by the exit descriptor.
         let _ = File::from(ready).write_all(b"1");
     }
+    single.follow_host()?;
     let process = tap.process.as_ref().map(AsFd::as_fd);
     let exit = exit.as_ref().map(AsFd::as_fd).map(Other::HangUp);
     let ended = single.wait(&ends, exit.or(process.map(Other::Process)))?;

@@ -1,7 +1,7 @@
 //! The container's network as slirp4netns has it: which addresses there are, and what stands behind them.
 
 use super::super::inside::{Configured, Inside};
-use super::options::Options;
+use super::options::{Options, Outbound};
 use crate::model::{
     Advertise, AdvertisedPrefix, Dhcp, Dns, Gateway, HostUplink, Network, Port, PortKind, Range,
     Topology,
@@ -67,6 +67,26 @@ pub(super) fn topology(o: &Options) -> Topology {
     topology
 }
 
+fn host_uplink(o: &Options) -> HostUplink {
+    let mut uplink = HostUplink {
+        loopback: !o.disable_host_loopback,
+        // Not DNS's own address.
+        addresses: vec![o.cidr.host(GATEWAY).into(), six(2).into()],
+        ..HostUplink::default()
+    };
+    match &o.outbound_addr {
+        Some(Outbound::Address(ip)) => uplink.outbound_addr = Some(*ip),
+        Some(Outbound::Interface(name)) => uplink.outbound_interface = Some(name.clone()),
+        None => {}
+    }
+    match &o.outbound_addr6 {
+        Some(Outbound::Address(ip)) => uplink.outbound_addr6 = Some(*ip),
+        Some(Outbound::Interface(name)) => uplink.outbound_interface = Some(name.clone()),
+        None => {}
+    }
+    uplink
+}
+
 fn gateway(o: &Options) -> Gateway {
     let own = o.cidr.host(GATEWAY);
     // A prefix of DNS's own would be a second one to advertise.
@@ -89,10 +109,7 @@ fn gateway(o: &Options) -> Gateway {
         vlan: None,
         mtu: o.mtu,
         uplink: false,
-        host_uplink: Some(HostUplink {
-            loopback: !o.disable_host_loopback,
-            aliases: Vec::new(),
-        }),
+        host_uplink: Some(host_uplink(o)),
         nat: None,
         nptv6: Vec::new(),
         routes: Vec::new(),
