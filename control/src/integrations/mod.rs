@@ -9,5 +9,6 @@
 
 mod inside;
 pub mod pasta;
+mod sandbox;
 mod single;
 pub mod slirp4netns;

@@ -2,6 +2,7 @@
 //!
 //! It ends by SIGTERM or SIGINT, when the other end of a descriptor is closed, or when the device is gone with its container.
 
+use super::sandbox::SandboxError;
 use crate::api::{Shared, lock};
 use crate::events::Bus;
 use crate::model::Topology;
@@ -41,6 +42,9 @@ pub(crate) enum SingleError {
     /// The topology.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// What is given up.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
 }
 
 fn system<E: Into<io::Error>>(act: &'static str) -> impl FnOnce(E) -> SingleError {

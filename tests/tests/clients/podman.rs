@@ -56,6 +56,21 @@ impl Podman {
         let found = self.site.machine.ok(&["sh", "-c", &script]);
         let ours = self.site.path(&format!("bin/{name}"));
         assert_eq!(found.lines().collect::<Vec<_>>(), vec![ours; count]);
+        // All of their threads have given up what they don't need: at most CAP_NET_BIND_SERVICE is left.
+        let script = format!(
+            "for p in $(pidof {name}); do cat /proc/$p/task/*/status; done | grep -E '^(Seccomp|NoNewPrivs|Cap(Eff|Prm)):' | sort -u"
+        );
+        let status = self.site.machine.ok(&["sh", "-c", &script]);
+        for line in status.lines() {
+            let sound = match line.split_once(":\t") {
+                Some(("Seccomp", mode)) => mode == "2",
+                Some(("NoNewPrivs", on)) => on == "1",
+                Some((_, set)) => ["0000000000000000", "0000000000000400"].contains(&set),
+                None => false,
+            };
+            assert!(sound, "{status}");
+        }
+        assert!(status.lines().count() >= 4, "{status}");
     }
 
     #[track_caller]

@@ -13,6 +13,7 @@ mod options;
 mod ports;
 
 use super::inside::{InsideError, Tap};
+use super::sandbox::{self, Reach};
 use super::single::{Ends, Other, Single, SingleError};
 use crate::logging::{self, LogFormat};
 use host::Host;
@@ -78,6 +79,13 @@ fn file(path: &Path) -> Result<File, PastaError> {
     })
 }
 
+fn fresh(path: &Path) -> Result<File, PastaError> {
+    File::create(path).map_err(|source| PastaError::File {
+        path: path.to_owned(),
+        source,
+    })
+}
+
 fn start(o: &Options) -> Result<ExitCode, PastaError> {
     let host = Host::look(o.interface.as_deref()).map_err(PastaError::Host)?;
     let plan = Plan::new(o, &host);
@@ -89,11 +97,14 @@ fn start(o: &Options) -> Result<ExitCode, PastaError> {
         }
         return run(o, &plan, tap, || {}).map(|()| ExitCode::SUCCESS);
     }
+    // Out of reach later.
+    let nowhere = OpenOptions::new().read(true).write(true).open("/dev/null");
+    let nowhere = nowhere.map_err(PastaError::Background)?;
     let (mut reader, mut writer) = io::pipe().map_err(PastaError::Background)?;
     let background = move || {
         let _ = nix::unistd::setsid();
         let ready = move || {
-            leave(o, log.as_ref());
+            leave(o, log.as_ref(), &nowhere);
             // Who has started it may be gone.
             let _ = writer.write_all(b"1");
         };
@@ -114,19 +125,23 @@ fn start(o: &Options) -> Result<ExitCode, PastaError> {
 }
 
 /// Leaves where it was started: nobody waits for the end of what it says, no directory is kept.
-fn leave(o: &Options, log: Option<&File>) {
+fn leave(o: &Options, log: Option<&File>, nowhere: &File) {
     let _ = nix::unistd::chdir("/");
-    let nowhere = OpenOptions::new().read(true).write(true).open("/dev/null");
-    let Ok(nowhere) = nowhere else { return };
-    let _ = nix::unistd::dup2_stdin(&nowhere);
-    let _ = nix::unistd::dup2_stdout(&nowhere);
+    let _ = nix::unistd::dup2_stdin(nowhere);
+    let _ = nix::unistd::dup2_stdout(nowhere);
     if !o.stderr {
-        let _ = nix::unistd::dup2_stderr(log.unwrap_or(&nowhere));
+        let _ = nix::unistd::dup2_stderr(log.unwrap_or(nowhere));
     }
 }
 
 fn run(o: &Options, plan: &Plan, tap: Tap, ready: impl FnOnce()) -> Result<(), PastaError> {
     let ends = Ends::new()?;
+    let number = o.pid.as_deref().map(fresh).transpose()?;
+    let reach = Reach {
+        process: o.process().is_some(),
+        socket: None,
+    };
+    sandbox::enter(&reach).map_err(SingleError::from)?;
     let taps = BTreeMap::from([(network::PORT.to_owned(), tap.queue)]);
     let single = Single::start(plan.topology(o), &taps)?;
     drop(taps);
@@ -138,15 +153,15 @@ fn run(o: &Options, plan: &Plan, tap: Tap, ready: impl FnOnce()) -> Result<(), P
             "without --config-net the interface is to be configured inside: DHCP isn't served"
         );
     }
-    if let Some(path) = &o.pid {
-        let number = format!("{}\n", std::process::id());
-        std::fs::write(path, number).map_err(|source| PastaError::File {
+    if let (Some(mut file), Some(path)) = (number, &o.pid) {
+        writeln!(file, "{}", std::process::id()).map_err(|source| PastaError::File {
             path: path.clone(),
             source,
         })?;
     }
     ready();
     single.follow_host()?;
+    sandbox::confine_calls().map_err(SingleError::from)?;
     let process = tap.process.as_ref().map(AsFd::as_fd).map(Other::Process);
     let ended = single.wait(&ends, process)?;
     tracing::info!(?ended, "ending");

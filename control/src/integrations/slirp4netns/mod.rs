@@ -12,6 +12,7 @@ mod network;
 mod options;
 
 use super::inside::InsideError;
+use super::sandbox::{self, Reach};
 use super::single::{Ends, Other, Single, SingleError};
 use crate::logging::{self, LogFormat};
 use options::Options;
@@ -78,6 +79,13 @@ fn run(options: &Options) -> Result<(), SlirpError> {
     let ready = handed("ready-fd", options.ready_fd)?;
     let ends = Ends::new()?;
     let tap = options.place()?.tap(&network::inside(options))?;
+    if options.enable_sandbox {
+        let reach = Reach {
+            process: false,
+            socket: options.api_socket.as_deref(),
+        };
+        sandbox::enter(&reach).map_err(SingleError::from)?;
+    }
     let taps = BTreeMap::from([(network::PORT.to_owned(), tap.queue)]);
     let single = Single::start(network::topology(options), &taps)?;
     drop(taps);
@@ -90,6 +98,9 @@ fn run(options: &Options) -> Result<(), SlirpError> {
         let _ = File::from(ready).write_all(b"1");
     }
     single.follow_host()?;
+    if options.enable_seccomp {
+        sandbox::confine_calls().map_err(SingleError::from)?;
+    }
     let process = tap.process.as_ref().map(AsFd::as_fd);
     let exit = exit.as_ref().map(AsFd::as_fd).map(Other::HangUp);
     let ended = single.wait(&ends, exit.or(process.map(Other::Process)))?;
