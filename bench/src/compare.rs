@@ -71,6 +71,9 @@ pub(crate) struct Compare {
     /// Write everything to this file as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Write a page with tables and plots to this file.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
 fn unique<T: Ord + Copy>(given: &[T], default: &[T]) -> Vec<T> {
@@ -135,6 +138,10 @@ impl Compare {
             std::fs::write(file, text + "\n")
                 .with_context(|| format!("writing {}", file.display()))?;
         }
+        if let Some(file) = &self.html {
+            std::fs::write(file, crate::page::page(&report)?)
+                .with_context(|| format!("writing {}", file.display()))?;
+        }
         Ok(())
     }
 
@@ -187,13 +194,13 @@ impl Compare {
                         bar.inc(1);
                         continue;
                     };
-                    let figures = if workload.starts_its_own() {
+                    let sample = if workload.starts_its_own() {
                         workload.start(&lab, setup.build(*peer))
                     } else {
                         workload.run(bed, times)
                     };
-                    match figures {
-                        Ok(figures) => report.add(*peer, round, &figures),
+                    match sample {
+                        Ok(sample) => report.add(*workload, *peer, round, sample),
                         Err(error) => report.fail(*peer, Some(*workload), round, &error),
                     }
                     bar.inc(1);

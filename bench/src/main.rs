@@ -9,7 +9,9 @@
 mod baseline;
 mod compare;
 mod machine;
+mod page;
 mod peer;
+mod plot;
 mod report;
 mod stats;
 mod stop;

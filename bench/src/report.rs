@@ -1,4 +1,5 @@
-//! What came out of a comparison: the values of every round, their medians, the terminal's table and the JSON file.
+//! What came out of a comparison: the values of every round, their medians, the terminal's table and the JSON file. The page is made
+//! of it by [`crate::page`].
 
 use std::fmt::Write;
 
@@ -8,7 +9,7 @@ use serde_json::json;
 use crate::peer::Peer;
 use crate::stats::{Summary, ratios};
 use crate::target::{Against, TARGETS};
-use crate::workload::{Figure, Metric, Workload};
+use crate::workload::{Metric, Sample, Workload};
 
 /// A peer or one of its workloads that couldn't run.
 #[derive(Debug, Clone, Serialize)]
@@ -27,10 +28,23 @@ struct Series {
     values: Vec<Option<f64>>,
 }
 
+/// What a peer had.
+#[derive(Debug)]
+pub(crate) struct Row {
+    pub(crate) peer: Peer,
+    pub(crate) figure: Summary,
+    pub(crate) ratio: Option<Summary>,
+}
+
+/// Percentiles and their values, in microseconds.
+type Curve = Vec<(f64, f64)>;
+
 /// Everything measured so far.
 #[derive(Debug)]
 pub(crate) struct Report {
     series: Vec<Series>,
+    /// Of every round.
+    curves: Vec<(Workload, Peer, Curve)>,
     pub(crate) failures: Vec<Failure>,
     /// Names and values of what the machine and the programs are.
     versions: Vec<(String, String)>,
@@ -46,6 +60,7 @@ impl Report {
     pub(crate) fn new(command: String, base: Peer, versions: Vec<(String, String)>) -> Self {
         Self {
             series: vec![],
+            curves: vec![],
             failures: vec![],
             versions,
             command,
@@ -59,9 +74,12 @@ impl Report {
         self.versions.push((name.to_owned(), value));
     }
 
-    /// Takes the figures of one sample.
-    pub(crate) fn add(&mut self, peer: Peer, round: usize, figures: &[Figure]) {
-        for figure in figures {
+    /// Takes one sample.
+    pub(crate) fn add(&mut self, workload: Workload, peer: Peer, round: usize, sample: Sample) {
+        if !sample.curve.is_empty() {
+            self.curves.push((workload, peer, sample.curve));
+        }
+        for figure in &sample.figures {
             let is = |s: &Series| s.metric == figure.metric && s.peer == peer;
             let at = self.series.iter().position(is).unwrap_or_else(|| {
                 self.series.push(Series {
@@ -104,6 +122,66 @@ impl Report {
         }
         metrics.sort_by_key(|m| m.workload);
         metrics
+    }
+
+    /// Names and values of what the machine and the programs are, the command first.
+    pub(crate) fn about(&self) -> Vec<(&str, &str)> {
+        let all = self.versions.iter().map(|(n, v)| (n.as_str(), v.as_str()));
+        std::iter::once(("command", self.command.as_str()))
+            .chain(all)
+            .collect()
+    }
+
+    /// Whose figures ratios are to.
+    pub(crate) fn base(&self) -> Peer {
+        self.base
+    }
+
+    /// Every metric with what each peer had, and that against the base.
+    pub(crate) fn rows(&self) -> Vec<(Metric, Vec<Row>)> {
+        let row = |s: &Series| {
+            let all = s.values.iter().flatten().copied();
+            Some(Row {
+                peer: s.peer,
+                figure: Summary::of(all)?,
+                ratio: self.ratio(s, self.base),
+            })
+        };
+        let of = |metric: Metric| {
+            let mut rows: Vec<Row> = self
+                .series
+                .iter()
+                .filter(|s| s.metric == metric)
+                .filter_map(row)
+                .collect();
+            rows.sort_by_key(|r| r.peer);
+            (metric, rows)
+        };
+        self.metrics().into_iter().map(of).collect()
+    }
+
+    /// Medians of a workload's percentiles over the rounds.
+    pub(crate) fn curves(&self, workload: Workload) -> Vec<(Peer, Curve)> {
+        let mut peers: Vec<Peer> = vec![];
+        for (w, peer, _) in &self.curves {
+            if *w == workload && !peers.contains(peer) {
+                peers.push(*peer);
+            }
+        }
+        peers.sort_unstable();
+        let median = |peer: Peer| {
+            let of = |(w, p, c): &'_ (Workload, Peer, Curve)| {
+                (*w == workload && *p == peer).then(|| c.clone())
+            };
+            let rounds: Vec<Curve> = self.curves.iter().filter_map(of).collect();
+            let percents = rounds.first()?.iter().map(|(percent, _)| *percent);
+            let points = percents.enumerate().filter_map(|(i, percent)| {
+                let values = rounds.iter().filter_map(|c| c.get(i));
+                Some((percent, Summary::of(values.map(|(_, v)| *v))?.median))
+            });
+            Some((peer, points.collect()))
+        };
+        peers.into_iter().filter_map(median).collect()
     }
 
     /// For people.
@@ -167,7 +245,7 @@ impl Report {
     }
 
     /// One line per peer, workload and reason, with the number of rounds.
-    fn failed(&self) -> Vec<String> {
+    pub(crate) fn failed(&self) -> Vec<String> {
         let mut lines: Vec<(String, usize)> = vec![];
         for f in &self.failures {
             let what = f.workload.map_or_else(|| "all".into(), Workload::name);
@@ -188,7 +266,7 @@ impl Report {
     }
 
     /// Each target of which there are figures, as a line and whether it is met.
-    fn targets(&self) -> Vec<(String, bool)> {
+    pub(crate) fn targets(&self) -> Vec<(String, bool)> {
         let mut lines = vec![];
         for target in TARGETS {
             let Some(ours) = self.series(target.workload, target.name, target.of) else {
@@ -224,6 +302,19 @@ impl Report {
         lines
     }
 
+    fn curve_json(&self) -> Vec<serde_json::Value> {
+        let mut workloads: Vec<Workload> = self.curves.iter().map(|(w, ..)| *w).collect();
+        workloads.sort_unstable();
+        workloads.dedup();
+        let of = |w: Workload| {
+            let curves = self.curves(w).into_iter();
+            curves.map(move |(peer, points)| {
+                json!({"workload": w, "unit": "us", "peer": peer, "percentiles": points})
+            })
+        };
+        workloads.into_iter().flat_map(of).collect()
+    }
+
     /// For programs.
     pub(crate) fn json(&self) -> serde_json::Value {
         let series = self.series.iter().map(|s| {
@@ -244,6 +335,7 @@ impl Report {
             "rounds": self.rounds,
             "versions": self.versions.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
             "figures": series.collect::<Vec<_>>(),
+            "curves": self.curve_json(),
             "failures": self.failures,
             "targets": targets.collect::<Vec<_>>(),
         })
@@ -251,7 +343,7 @@ impl Report {
 }
 
 /// Three digits that count.
-fn show(value: f64) -> String {
+pub(crate) fn show(value: f64) -> String {
     match value.abs() {
         v if v >= 100.0 => format!("{value:.0}"),
         v if v >= 10.0 => format!("{value:.1}"),
@@ -263,24 +355,24 @@ fn show(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::workload::Better;
+    use crate::workload::{Better, Figure};
 
-    fn rate(value: f64) -> [Figure; 1] {
+    fn rate(value: f64) -> Sample {
         let metric = Metric {
             workload: Workload::Tcp1,
             name: "rate",
             unit: "Gbit/s",
             better: Better::Higher,
         };
-        [Figure { metric, value }]
+        vec![Figure { metric, value }].into()
     }
 
     fn report(ours: [f64; 3]) -> Report {
         let mut r = Report::new("compare".into(), Peer::Bridge, vec![]);
         r.rounds = 3;
         for (round, (ours, bridge)) in ours.into_iter().zip([10.0, 20.0, 10.0]).enumerate() {
-            r.add(Peer::VswitchTap, round, &rate(ours));
-            r.add(Peer::Bridge, round, &rate(bridge));
+            r.add(Workload::Tcp1, Peer::VswitchTap, round, rate(ours));
+            r.add(Workload::Tcp1, Peer::Bridge, round, rate(bridge));
         }
         r
     }
@@ -302,7 +394,7 @@ mod tests {
     #[test]
     fn a_round_without_a_value_keeps_its_place() {
         let mut r = report([8.0, 16.0, 8.0]);
-        r.add(Peer::Ovs, 2, &rate(5.0));
+        r.add(Workload::Tcp1, Peer::Ovs, 2, rate(5.0));
         let ovs = r.series(Workload::Tcp1, "rate", Peer::Ovs).unwrap();
         assert_eq!(ovs.values, [None, None, Some(5.0)]);
         assert_eq!(r.ratio(ovs, Peer::Bridge).unwrap().median, 0.5);

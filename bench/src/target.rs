@@ -86,13 +86,14 @@ const fn rootless_1500(workload: Workload, bound: f64) -> Target {
 }
 
 /// Of TAP ports, of the gateway at MTU 1500 and of host sockets, workers as by default.
-pub(crate) const TARGETS: [Target; 31] = [
+pub(crate) const TARGETS: [Target; 32] = [
     of(Workload::Tcp1, "rate", BRIDGE, true, 0.80),
     of(Workload::Tcp8, "rate", BRIDGE, true, 0.65),
     of(Workload::Udp64, "delivered", BRIDGE, true, 1.0),
     of(Workload::Rtt, "p50", BRIDGE, false, 1.0),
     of(Workload::Rtt, "p99", BRIDGE, false, 1.0),
     of(Workload::Conn, "connections", BRIDGE, true, 0.9),
+    of(Workload::Mixed, "p99", BRIDGE, false, 0.8),
     of(Workload::Tcp1, "rate", OVS, true, 1.7),
     of(Workload::Tcp8, "rate", OVS, true, 1.7),
     of(Workload::Udp64, "delivered", OVS, true, 3.0),

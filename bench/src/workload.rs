@@ -40,6 +40,10 @@ pub(crate) enum Workload {
     Udp1472,
     /// Round trips in a closed loop.
     Rtt,
+    /// Round trips in an open loop, 5,000 a second.
+    RttLoad,
+    /// TCP, 1 stream, and 1,000 round trips a second in an open loop beside it.
+    Mixed,
     /// TCP connections opened and closed.
     Conn,
     /// TCP, 1 stream from outside into a published port.
@@ -70,6 +74,23 @@ pub(crate) struct Metric {
 pub(crate) struct Figure {
     pub(crate) metric: Metric,
     pub(crate) value: f64,
+}
+
+/// What one run brought.
+#[derive(Debug, Default)]
+pub(crate) struct Sample {
+    pub(crate) figures: Vec<Figure>,
+    /// Percentiles of round trips and their values in microseconds.
+    pub(crate) curve: Vec<(f64, f64)>,
+}
+
+impl From<Vec<Figure>> for Sample {
+    fn from(figures: Vec<Figure>) -> Self {
+        Sample {
+            figures,
+            curve: vec![],
+        }
+    }
 }
 
 /// How long things take.
@@ -125,20 +146,22 @@ impl Workload {
     }
 
     /// Runs it once over a bed.
-    pub(crate) fn run(self, bed: &Bed, times: Times) -> anyhow::Result<Vec<Figure>> {
+    pub(crate) fn run(self, bed: &Bed, times: Times) -> anyhow::Result<Sample> {
         caught(|| match self {
-            Workload::Idle => self.idle(bed, times),
-            Workload::Start => Ok(vec![]),
+            Workload::Idle => self.idle(bed, times).map(Sample::from),
+            Workload::Start => Ok(Sample::default()),
             Workload::Tcp1
             | Workload::Tcp1Down
             | Workload::Published
-            | Workload::PublishedLocal => self.tcp(bed, times, 1),
-            Workload::Tcp8 => self.tcp(bed, times, 8),
-            Workload::Udp64 => self.udp(bed, times, 64),
-            Workload::Udp512 => self.udp(bed, times, 512),
-            Workload::Udp1472 => self.udp(bed, times, 1472),
-            Workload::Rtt => self.rtt(bed, times),
-            Workload::Conn => self.conn(bed, times),
+            | Workload::PublishedLocal => self.tcp(bed, times, 1).map(Sample::from),
+            Workload::Tcp8 => self.tcp(bed, times, 8).map(Sample::from),
+            Workload::Udp64 => self.udp(bed, times, 64).map(Sample::from),
+            Workload::Udp512 => self.udp(bed, times, 512).map(Sample::from),
+            Workload::Udp1472 => self.udp(bed, times, 1472).map(Sample::from),
+            Workload::Rtt => self.rtt(bed, times, "udp-ping"),
+            Workload::RttLoad => self.rtt(bed, times, "udp-load"),
+            Workload::Mixed => self.mixed(bed, times),
+            Workload::Conn => self.conn(bed, times).map(Sample::from),
         })
         .with_context(|| format!("running {}", self.name()))
     }
@@ -177,11 +200,9 @@ impl Workload {
     fn tcp(self, bed: &Bed, times: Times, streams: usize) -> anyhow::Result<Vec<Figure>> {
         let cpu = machine::cpu_seconds(&bed.switch);
         let run = Run {
-            ends: self.ends(bed)?,
-            times,
             streams,
             down: self == Workload::Tcp1Down,
-            size: 0,
+            ..Run::new(self.ends(bed)?, times)
         };
         let (sourced, received): (Sourced, Streams) = if run.down {
             let source = run.server("tcp-source")?;
@@ -208,11 +229,8 @@ impl Workload {
     fn udp(self, bed: &Bed, times: Times, size: usize) -> anyhow::Result<Vec<Figure>> {
         let cpu = machine::cpu_seconds(&bed.switch);
         let run = Run {
-            ends: self.ends(bed)?,
-            times,
-            streams: 1,
-            down: false,
             size,
+            ..Run::new(self.ends(bed)?, times)
         };
         let sink = run.server("udp-sink")?;
         let flood: Flood = run.client("udp-flood")?;
@@ -236,32 +254,53 @@ impl Workload {
         Ok(figures)
     }
 
-    fn rtt(self, bed: &Bed, times: Times) -> anyhow::Result<Vec<Figure>> {
+    fn rtt(self, bed: &Bed, times: Times, tool: &str) -> anyhow::Result<Sample> {
         let run = Run {
-            ends: self.ends(bed)?,
-            times,
-            streams: 1,
-            down: false,
-            size: 0,
+            rate: LOAD,
+            ..Run::new(self.ends(bed)?, times)
         };
         let _echo = run.server("udp-echo")?;
-        let trips: RoundTrips = run.client("udp-ping")?;
+        self.trips(run.client(tool)?)
+    }
+
+    fn trips(self, trips: RoundTrips) -> anyhow::Result<Sample> {
         ensure!(trips.count > 0, "no answer came back");
-        Ok(vec![
+        let figures = vec![
             self.figure("p50", "us", Better::Lower, trips.p50),
             self.figure("p99", "us", Better::Lower, trips.p99),
             self.figure("p99.9", "us", Better::Lower, trips.p999),
             self.figure("lost", "trips", Better::Lower, trips.lost as f64),
-        ])
+        ];
+        Ok(Sample {
+            figures,
+            curve: trips.curve,
+        })
+    }
+
+    /// Bulk and round trips at once.
+    fn mixed(self, bed: &Bed, times: Times) -> anyhow::Result<Sample> {
+        let run = Run {
+            rate: LOAD_BESIDE,
+            ..Run::new(self.ends(bed)?, times)
+        };
+        let _echo = run.server("udp-echo")?;
+        let sink = run.server("tcp-sink")?;
+        let source = run.active("tcp-source")?;
+        let mut sample = self.trips(run.client("udp-load")?)?;
+        let received: Streams = parse(&sink.finish(LIMIT))?;
+        let sourced = source.finish(LIMIT);
+        ensure!(sourced.success(), "{sourced}");
+        ensure!(received.bytes > 0, "nothing arrived");
+        let rate = received.bytes as f64 * 8.0 / 1e9 / received.seconds;
+        let rate = self.figure("rate", "Gbit/s", Better::Higher, rate);
+        sample.figures.push(rate);
+        Ok(sample)
     }
 
     fn conn(self, bed: &Bed, times: Times) -> anyhow::Result<Vec<Figure>> {
         let run = Run {
-            ends: self.ends(bed)?,
-            times,
             streams: ACCEPTORS,
-            down: false,
-            size: 0,
+            ..Run::new(self.ends(bed)?, times)
         };
         let _acceptor = run.server("tcp-accept")?;
         let made: Connects = run.client("tcp-connect")?;
@@ -275,7 +314,7 @@ impl Workload {
     }
 
     /// Runs the workload that starts a switch of its own.
-    pub(crate) fn start(self, lab: &Lab, build: Build) -> anyhow::Result<Vec<Figure>> {
+    pub(crate) fn start(self, lab: &Lab, build: Build) -> anyhow::Result<Sample> {
         caught(move || {
             let (a, b) = containers(lab);
             let switch = Switch::new(lab, build);
@@ -303,7 +342,8 @@ impl Workload {
             Ok(vec![
                 self.figure("to ready", "ms", Better::Lower, since(started.ready)),
                 self.figure("to first frame", "ms", Better::Lower, since(reply.at)),
-            ])
+            ]
+            .into())
         })
         .with_context(|| format!("running {}", self.name()))
     }
@@ -311,6 +351,9 @@ impl Workload {
 
 /// The port of every workload.
 pub(crate) const PORT: u16 = 7000;
+/// Round trips a second of the open loops: alone, and beside bulk.
+const LOAD: u32 = 5000;
+const LOAD_BESIDE: u32 = 1000;
 /// A tool that takes longer is killed.
 const LIMIT: Duration = Duration::from_secs(40);
 
@@ -323,9 +366,22 @@ struct Run<'a> {
     /// The passive end is the one that sends.
     down: bool,
     size: usize,
+    /// Datagrams a second of an open loop.
+    rate: u32,
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
+    fn new(ends: (&'a Node, &'a Node, &'static str), times: Times) -> Self {
+        Run {
+            ends,
+            times,
+            streams: 1,
+            down: false,
+            size: 0,
+            rate: LOAD,
+        }
+    }
+
     fn spawn(
         &self,
         node: &Node,
@@ -334,10 +390,11 @@ impl Run<'_> {
         address: &str,
     ) -> anyhow::Result<Background> {
         let (program, address) = (this_program()?, format!("{address}:{PORT}"));
-        let (seconds, streams, size) = (
+        let (seconds, streams, size, rate) = (
             self.times.seconds.to_string(),
             self.streams.to_string(),
             self.size.to_string(),
+            self.rate.to_string(),
         );
         let argv = [
             program.as_str(),
@@ -350,6 +407,8 @@ impl Run<'_> {
             &streams,
             "--size",
             &size,
+            "--rate",
+            &rate,
         ];
         let pin: &[&str] = if self.times.pin { &["--cpu", cpu] } else { &[] };
         let down: &[&str] = if self.down { &["--down"] } else { &[] };
@@ -363,11 +422,14 @@ impl Run<'_> {
         Ok(server)
     }
 
+    /// Starts the active end.
+    fn active(&self, tool: &str) -> anyhow::Result<Background> {
+        self.spawn(self.ends.1, "0", tool, self.ends.2)
+    }
+
     /// Runs the active end.
     fn client<T: for<'d> serde::Deserialize<'d>>(&self, tool: &str) -> anyhow::Result<T> {
-        let output = self
-            .spawn(self.ends.1, "0", tool, self.ends.2)?
-            .finish(LIMIT);
+        let output = self.active(tool)?.finish(LIMIT);
         ensure!(output.success(), "{output}");
         parse(&output)
     }

@@ -45,6 +45,9 @@ pub(crate) struct Ends {
     /// Bytes of UDP payload.
     #[arg(long, default_value_t = 64)]
     size: usize,
+    /// Datagrams a second of an open loop.
+    #[arg(long, default_value_t = 1000.0)]
+    rate: f64,
     /// TCP: the source listens and the sink connects.
     #[arg(long)]
     down: bool,
@@ -67,6 +70,8 @@ pub(crate) enum Tool {
     UdpEcho(Ends),
     /// Sends a datagram once the last has come back.
     UdpPing(Ends),
+    /// Sends datagrams at a rate, whatever comes back.
+    UdpLoad(Ends),
     /// Accepts TCP connections and closes them.
     TcpAccept(Ends),
     /// Opens TCP connections one after the other.
@@ -95,6 +100,7 @@ impl Tool {
             Tool::UdpFlood(e) => print(&udp::flood(&e.bounded()?)?),
             Tool::UdpEcho(e) => rtt::echo(&e.bounded()?),
             Tool::UdpPing(e) => print(&rtt::ping(&e.bounded()?)?),
+            Tool::UdpLoad(e) => print(&rtt::load(&e.bounded()?)?),
             Tool::TcpAccept(e) => conn::accept(&e.bounded()?),
             Tool::TcpConnect(e) => print(&conn::connect(&e.bounded()?)?),
             Tool::FirstReply(e) => print(&probe::first_reply(&e.bounded()?)?),

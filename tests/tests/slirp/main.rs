@@ -4,6 +4,7 @@ mod access;
 mod datagrams;
 mod moving;
 mod outbound;
+mod programs;
 mod published;
 mod resolvers;
 mod rig;

@@ -387,7 +387,8 @@ impl Mirror {
             return false;
         }
         let window = u32::from(s.window) << self.peer_scale;
-        if before(self.una, s.ack) {
+        let is_news = before(self.una, s.ack);
+        if is_news {
             self.advance(now, s.ack, io, out);
         } else if s.ack == self.una
             && s.len() == 0
@@ -397,9 +398,9 @@ impl Mirror {
         {
             self.duplicate(io, out);
         }
-        // RFC 9293 3.10.7.4: from the newest segment only.
+        // From the newest segment only (RFC 9293 3.10.7.4), which one is that acknowledges news (Linux' `tcp_may_update_window`).
         let (seq, ack) = self.wl;
-        if before(seq, s.seq) || seq == s.seq && !before(s.ack, ack) {
+        if is_news || before(seq, s.seq) || seq == s.seq && !before(s.ack, ack) {
             self.window = window;
             self.wl = (s.seq, s.ack);
         }

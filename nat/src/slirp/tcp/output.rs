@@ -213,11 +213,18 @@ impl Mirror {
         if self.rcv_fin {
             return 0;
         }
-        if self.refused || self.left() <= (self.room / 2).max(LEAST_ROOM as u32) {
+        let mss = u32::from(self.mss);
+        let few = (self.room / 2).max(LEAST_ROOM as u32).max(2 * mss);
+        if self.refused || self.left() <= few {
             // The kernel counts what it keeps beside the payload too.
             let room = io.room();
             let room = (room - room / 8).min(MAX_WINDOW);
-            let room = if room < LEAST_ROOM { 0 } else { room as u32 };
+            // Less than a whole segment wouldn't be used: where that is long, the rest of it waits in its frame.
+            let room = if room < LEAST_ROOM {
+                0
+            } else {
+                (room as u32).max(mss.next_multiple_of(1 << SCALE))
+            };
             self.room = room;
             // What was promised stays so, unless it was in vain.
             if self.refused || self.left() < room && self.held() == 0 {

@@ -239,6 +239,31 @@ fn nothing_is_answered_before_the_host_has_connected() {
 }
 
 #[test]
+fn a_long_segment_finds_room_whole() {
+    // With an MTU of 65520 a sender that may send less than a segment sends nothing, and would wait for its timer.
+    let mut r = Rig::open();
+    r.m.mss = 60_000;
+    r.io.free = 66_000;
+    let sent = r.give(SEQ, OURS, ACK | PSH, 4000, &[0; 60_000]);
+    assert!(u32::from(sent[0].3) << SCALE >= 60_000, "{sent:?}");
+    // Told again as the socket takes more, long before it is half empty.
+    r.io.free = 0;
+    r.give(
+        SEQ.wrapping_add(60_000),
+        OURS,
+        ACK | PSH,
+        4000,
+        &[0; 60_000],
+    );
+    assert_eq!(r.m.held(), 1);
+    r.io.free = 70_000;
+    r.writable();
+    let sent = r.flush();
+    assert_eq!(sent[0].1, SEQ.wrapping_add(120_000));
+    assert!(u32::from(sent[0].3) << SCALE >= 60_000, "{sent:?}");
+}
+
+#[test]
 fn only_what_the_host_took_is_acknowledged() {
     for room in [true, false] {
         let mut r = Rig::open();
