@@ -13,13 +13,27 @@ mod network;
 pub(crate) use network::Changes;
 
 use crate::api::{Shared, lock};
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
 use std::time::Duration;
 
 /// Where the host's resolvers are named.
 pub(crate) const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// Bytes of it that are read.
+const LONGEST: u64 = 64 << 10;
 /// How long further changes are waited for once some were taken up.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// The list of resolvers as it is, up to a length that none has.
+pub(crate) fn resolv_conf() -> io::Result<String> {
+    let mut bytes = Vec::new();
+    File::open(RESOLV_CONF)?
+        .take(LONGEST)
+        .read_to_end(&mut bytes)?;
+    // A comment may be in any encoding.
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
 
 /// Follows the host's network until it can't be followed.
 pub(crate) async fn network(plane: Shared) {

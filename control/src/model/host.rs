@@ -5,10 +5,14 @@ use super::{Gateway, Topology};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use utoipa::ToSchema;
+use vswitch_core::bridge::NetworkId;
+use vswitch_nat::gateway::ServicesConfig;
 use vswitch_nat::{HostConfig, Source};
 
 /// Most addresses that stand for the host.
 const MAX_HOST_ADDRESSES: usize = 8;
+/// Names of the host's search list that clients are told of (the C library took six for long).
+const MAX_SEARCH: usize = 6;
 /// How Podman and Docker call the host.
 const HOST_NAMES: [&str; 2] = ["host.containers.internal", "host.docker.internal"];
 
@@ -101,16 +105,38 @@ impl HostUplink {
 }
 
 impl Gateway {
-    /// Names of the host, where containers may reach it.
-    pub(super) fn host_names(&self) -> Vec<(String, Vec<IpAddr>)> {
-        let at = match &self.host_uplink {
+    /// Whether its clients' names are looked up as the host's are: by the host's resolvers, and outside by its sockets.
+    fn resolves_as_host(&self) -> bool {
+        let dns = self.dns.as_ref().filter(|d| d.upstream.is_empty());
+        self.host_uplink.is_some() && dns.is_some()
+    }
+
+    /// Addresses that stand for the host's loopback.
+    pub(crate) fn host_loopback(&self) -> Vec<IpAddr> {
+        match &self.host_uplink {
             Some(h) if h.loopback && h.addresses.is_empty() => {
                 self.addresses.iter().map(|c| c.0.0).collect()
             }
             Some(h) if h.loopback => h.addresses.clone(),
-            Some(h) if !h.own_addresses.is_empty() => h.own_addresses.clone(),
-            _ => return Vec::new(),
-        };
+            _ => Vec::new(),
+        }
+    }
+
+    /// Addresses that stand for the host's own address outside.
+    pub(crate) fn host_own(&self) -> Vec<IpAddr> {
+        let host = self.host_uplink.as_ref();
+        host.map_or(Vec::new(), |h| h.own_addresses.clone())
+    }
+
+    /// Names of the host, where containers may reach it.
+    pub(super) fn host_names(&self) -> Vec<(String, Vec<IpAddr>)> {
+        let mut at = self.host_loopback();
+        if at.is_empty() {
+            at = self.host_own();
+        }
+        if at.is_empty() {
+            return Vec::new();
+        }
         HOST_NAMES.map(|n| (n.to_owned(), at.clone())).to_vec()
     }
 
@@ -127,5 +153,40 @@ impl Gateway {
             }
         }
         Ok(())
+    }
+}
+
+impl Topology {
+    /// Adds the host's search list to what clients are told of, behind the network's domain, where no other list is configured and names are
+    /// looked up as the host does.
+    pub(crate) fn add_search(
+        &self,
+        config: &mut ServicesConfig,
+        id: impl Fn(&str) -> Option<NetworkId>,
+        search: &[String],
+    ) {
+        for (name, network) in &self.networks {
+            let gateway = network.gateway.as_ref();
+            let Some(gateway) = gateway.filter(|g| g.resolves_as_host()) else {
+                continue;
+            };
+            let id = id(name);
+            let of = config.networks.iter_mut();
+            for s in of.filter(|s| Some(s.network) == id) {
+                let add = |list: &mut Vec<String>| {
+                    let new = search.iter().filter(|n| !list.contains(n));
+                    let new: Vec<String> = new.take(MAX_SEARCH).cloned().collect();
+                    list.extend(new);
+                };
+                let dhcp = gateway.dhcp.as_ref().filter(|d| d.search.is_empty());
+                if let (Some(_), Some(told)) = (dhcp, &mut s.dhcp) {
+                    add(&mut told.search);
+                }
+                if gateway.ra.as_ref().is_some_and(|r| r.search.is_empty()) {
+                    s.ra.iter_mut().for_each(|told| add(&mut told.search));
+                    s.dhcp6.iter_mut().for_each(|told| add(&mut told.search));
+                }
+            }
+        }
     }
 }

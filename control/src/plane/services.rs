@@ -6,7 +6,7 @@
 
 use super::Plane;
 use crate::events::Record;
-use crate::follow::{Changes, RESOLV_CONF};
+use crate::follow::{self, Changes, RESOLV_CONF};
 use crate::model::{HostUplink, Topology};
 use crate::refusal::{Kind, Refusal};
 use crate::state;
@@ -114,11 +114,11 @@ fn list(given: &[SocketAddr], file: &str) -> ResolvConf {
 impl Plane {
     /// Tells the workers what gateways serve, if it has changed.
     pub(super) fn commit_services(&mut self, wanted: &Topology) -> Result<(), Refusal> {
-        let config = wanted.to_services(
-            |n| self.networks.get(n).copied(),
-            |p| self.ports.get(p).map(|l| l.id),
-        );
         let asked = self.forwarders(wanted)?;
+        let network = |n: &str| self.networks.get(n).copied();
+        let mut config = wanted.to_services(network, |p| self.ports.get(p).map(|l| l.id));
+        let host = list(&[], &self.serving.resolv);
+        wanted.add_search(&mut config, network, &host.search);
         let same = config == self.serving.config;
         if !same {
             self.serving.config = config.clone();
@@ -174,9 +174,10 @@ impl Plane {
         let Some(worker) = self.workers.first().map(WorkerHandle::another) else {
             return Err(failed("no worker runs".into()));
         };
-        match self.serving.forwarders.is_empty() {
-            true => self.serving.resolv = std::fs::read_to_string(RESOLV_CONF).unwrap_or_default(),
-            false => self.follow_resolvers(),
+        if self.serving.forwarders.is_empty() {
+            self.serving.resolv = follow::resolv_conf().unwrap_or_default();
+        } else {
+            self.take_resolvers();
         }
         let config = ForwarderConfig {
             own: own.clone(),
@@ -284,16 +285,26 @@ impl Plane {
 
     /// Takes up the daemon's list of resolvers if it has changed.
     pub(crate) fn follow_resolvers(&mut self) {
-        if self.serving.forwarders.is_empty() {
+        if !self.take_resolvers() {
             return;
+        }
+        // The search list that clients are told of. Refused, it is as before.
+        let wanted = self.desired.clone();
+        if let Err(e) = self.commit_services(&wanted) {
+            tracing::warn!("taking up the search list of {RESOLV_CONF}: {e}");
+        }
+    }
+
+    /// Has the resolvers of the daemon's list asked; whether it has changed.
+    fn take_resolvers(&mut self) -> bool {
+        if self.serving.forwarders.is_empty() {
+            return false;
         }
         // A file that is being replaced is read the next time.
-        let Ok(text) = std::fs::read_to_string(RESOLV_CONF) else {
-            return;
+        let read = follow::resolv_conf();
+        let Some(text) = read.ok().filter(|text| *text != self.serving.resolv) else {
+            return false;
         };
-        if text == self.serving.resolv {
-            return;
-        }
         tracing::info!("{RESOLV_CONF} has changed");
         for ((given, ..), forwarder) in &self.serving.forwarders {
             forwarder.set_resolvers(&list(given, &text));
@@ -302,6 +313,7 @@ impl Plane {
         if let Some(worker) = self.workers.first() {
             let _ = worker.cast(|w| w.stage.gateway.clear_dns_caches());
         }
+        true
     }
 
     fn lease_path(&self) -> Option<PathBuf> {

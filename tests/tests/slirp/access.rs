@@ -1,7 +1,7 @@
 //! What of the host itself containers reach: nothing, but for what is allowed.
 
-use crate::rig::{alone, default_routes, dig, host, plug, start};
-use vswitch_tests::{Background, Daemon, Node, tap_lab};
+use crate::rig::{alone, default_routes, dig, host, plug, serve, start};
+use vswitch_tests::{Background, Daemon, Node, tap_lab, wait_until};
 
 /// Servers of the host's that are meant for itself, and one that is for all.
 fn servers(d: &Daemon) -> Vec<Background> {
@@ -216,7 +216,16 @@ fn the_host_has_a_name_where_it_is_reached() {
     }
     set(&["--host-address", "none"]);
     named("192.0.2.1", "2001:db8:1::1");
+    // What is closed is closed for connections under way too, and for no others.
+    let _echo = serve(d.host(), "serve", "7004");
+    let mut streams = ["192.0.2.1", "2001:db8:1::1"].map(|to| start(&a, &["stream", to, "7004"]));
+    streams.iter_mut().for_each(|s| s.wait_for("beat 1\n"));
     set(&["--host-loopback", "off"]);
+    for stream in &mut streams {
+        wait_until("the connection is reset", || !stream.is_running());
+        let said = stream.output();
+        assert!(said.contains("ConnectionResetError"), "{said}");
+    }
     named("", "");
     // The host's own address under another name: what is for all is there, the loopback isn't.
     set(&["--host-own-address", "169.254.1.2,2001:db8:ff::2"]);

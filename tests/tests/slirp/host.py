@@ -12,7 +12,10 @@ def whence(port):
         _, control, _, a = s.recvmsg(65536, 100)
         asked = control[0][2][:16] + bytes(4)
         own = [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, asked)]
-        s.sendmsg([f"{a[0]} {a[1]}".encode()], own, 0, a)
+        try:
+            s.sendmsg([f"{a[0]} {a[1]}".encode()], own, 0, a)
+        except OSError:
+            pass  # From where no route leads back.
 
 
 def ask(host, port, timeout=5):

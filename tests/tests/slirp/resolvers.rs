@@ -173,3 +173,52 @@ fn dns_over_tcp() {
     drop(server);
     d.assert_ledger();
 }
+
+#[test]
+fn the_hosts_search_list_is_told_to_clients() {
+    let lab = tap_lab!("slirp-search");
+    let (d, _a) = alone(&lab);
+    let set = ["gateway", "set", "lan", "--ra", "on", "--dhcp"];
+    d.ctl(&[&set[..], &["192.0.2.100-192.0.2.200"]].concat());
+    let b = lab.container("b");
+    let netns = format!("pid:{}", b.pid());
+    let place = ["--network", "lan", "--netns", &netns, "--device", "eth0"];
+    d.ctl(&[&["port", "add", "b"][..], &place].concat());
+    // A link-local address at once, by which the router is asked.
+    let up = "echo 0 > /proc/sys/net/ipv6/conf/eth0/accept_dad; ip link set eth0 down; ip link set eth0 up";
+    b.ok(&["sh", "-c", up]);
+    let script = lab.dir().join("told");
+    std::fs::write(&script, "#!/bin/sh\necho search=$search\n").expect("write the script");
+    b.ok(&["chmod", "755", &script.display().to_string()]);
+    let by_dhcp = || {
+        let script = script.display().to_string();
+        let client = ["udhcpc", "-f", "-q", "-n", "-i", "eth0", "-O", "search"];
+        b.run(&[&client[..], &["-s", &script]].concat()).stdout
+    };
+    let by_ra = || b.run(&["rdisc6", "-1", "eth0"]).stdout;
+    let says = |list: &str| {
+        let ra = by_ra();
+        let fields = ra.lines().filter_map(|l| l.split_once(": "));
+        let told = fields.filter(|(field, _)| field.trim() == "DNS search list");
+        let told: Vec<&str> = told.flat_map(|(_, l)| l.split_whitespace()).collect();
+        let told: Vec<&str> = told.iter().map(|n| n.trim_end_matches('.')).collect();
+        let wanted: Vec<&str> = list.split(' ').collect();
+        told == wanted && by_dhcp().contains(&format!("search={list}\n"))
+    };
+    time_until("no list yet", || says("lan.internal"));
+    let written = "printf 'search corp.example *.bad two.example\\nnameserver 127.0.0.53\\n' > /etc/resolv.conf";
+    host(&d, written);
+    time_until("the host's list", || {
+        says("lan.internal corp.example two.example")
+    });
+    host(&d, "echo nameserver 127.0.0.53 > /etc/resolv.conf");
+    time_until("no list any more", || says("lan.internal"));
+    // Not where others are asked.
+    host(&d, written);
+    time_until("the host's list again", || {
+        says("lan.internal corp.example two.example")
+    });
+    d.ctl(&["gateway", "set", "lan", "--dns-upstream", "198.51.100.1"]);
+    time_until("others are asked", || says("lan.internal"));
+    d.assert_ledger();
+}
