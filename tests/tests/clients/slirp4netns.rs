@@ -81,6 +81,33 @@ fn ready_and_exit_descriptors_addresses_and_the_end() {
 }
 
 #[test]
+fn the_address_outside_is_chosen() {
+    let lab = user_lab!("slirp4netns-outbound", "newuidmap");
+    let site = Site::new(&lab);
+    site.machine.addr("out0", "198.51.100.9/24");
+    site.machine.addr("out0", "2001:db8:2::9/64");
+    let said = script(
+        &site,
+        "slirp4netns -c -6 --outbound-addr=198.51.100.9 --outbound-addr6=2001:db8:2::9 $P & S=$!
+         until inside ip -br addr | grep -q 10.0.2.100; do sleep 0.01; done
+         echo four $(inside curl -s http://198.51.100.254:8000/peer)
+         echo six $(inside curl -gs http://[2001:db8:2::254]:8000/peer)
+         kill $S; wait $S
+         slirp4netns -c --outbound-addr=out0 $P tap1 & S=$!
+         until inside ip -br addr | grep -q 10.0.2.100; do sleep 0.01; done
+         echo by $(inside curl -s http://198.51.100.254:8000/peer)
+         kill $S; wait $S",
+    );
+    for what in [
+        "four 198.51.100.9\n",
+        "six 2001:db8:2::9\n",
+        "by 198.51.100.1\n",
+    ] {
+        assert!(said.contains(what), "{what}: {said}");
+    }
+}
+
+#[test]
 fn mistakes_are_told() {
     let lab = user_lab!("slirp4netns-mistakes", "newuidmap");
     let site = Site::new(&lab);
