@@ -2,6 +2,7 @@
 
 mod access;
 mod datagrams;
+mod hosts;
 mod moving;
 mod outbound;
 mod programs;
