@@ -124,6 +124,41 @@ fn each_gateway_leaves_by_the_interface_it_has_chosen() {
     let args = ["gateway", "set", "lan2", "--outbound-interface", long];
     let err = d.ctl_fails(&args);
     assert!(err.contains("can't be the name of an interface"), "{err}");
+    // The same by a topology, and what is exported is applied again without a difference.
+    let exported = d.ctl(&["export"]);
+    let table = "host_uplink = { outbound_interface = \"out2\", loopback = true, addresses = [\"169.254.1.2\"] }";
+    let changed = exported.replace(
+        "[networks.lan2.gateway]\n",
+        &format!("[networks.lan2.gateway]\n{table}\n"),
+    );
+    let changed = without(&changed, "[networks.lan2.gateway.host_uplink]");
+    let file = lab.dir().join("topology.toml");
+    std::fs::write(&file, &changed).expect("write the topology");
+    let file = file.to_str().expect("UTF-8").to_owned();
+    d.ctl(&["apply", &file]);
+    // Of its addresses only that of IPv4 has outlived the change of its name.
+    assert_eq!(peer(&b, &["peer", FAR[0], "7000"]), by_out1[0]);
+    let said = peer(&b, &["peer", "169.254.1.2", "7002"]);
+    assert_eq!(said, "::ffff:127.0.0.1");
+    std::fs::write(&file, d.ctl(&["export"])).expect("write the topology");
+    let difference = d.ctl_json(&["diff", &file]);
+    assert_eq!(difference.as_array().map(Vec::len), Some(0), "{difference}");
     drop(servers);
     d.assert_ledger();
+}
+
+/// A topology without one of its tables.
+fn without(topology: &str, table: &str) -> String {
+    let mut out = String::new();
+    let mut inside = false;
+    for line in topology.lines() {
+        if line.starts_with('[') {
+            inside = line == table;
+        }
+        if !inside {
+            out += line;
+            out.push('\n');
+        }
+    }
+    out
 }
