@@ -282,7 +282,7 @@ impl Topology {
         let behind = |b: &IpAddr| {
             gateways().filter(|g| g.host_uplink.is_some()).any(|g| {
                 let mut reached = g.addresses.iter().chain(g.routes.iter().map(|r| &r.to));
-                reached.any(|c| contains(c.0, *b))
+                reached.any(|c| contains(c.0, *b)) || g.hosts.contains(b)
             })
         };
         let any: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];

@@ -32,7 +32,7 @@ mod whole;
 
 pub use listen::{HostPort, HostPortCounters};
 pub use moved::HostAddresses;
-pub(crate) use outbound::Outbound;
+pub(crate) use outbound::{Outbound, own_address};
 pub use splice::{Open as SpliceOpen, SplicePath, Splicer};
 
 use crate::reply::Cause;
@@ -331,6 +331,10 @@ impl Slirp {
     fn open(&mut self, now: Nanos, kind: Kind, key: Key) -> io::Result<OwnedFd> {
         if self.table.is_full() && !self.make_room(now) {
             return Err(io::Error::from_raw_os_error(sock::TOO_MANY));
+        }
+        let mut key = key;
+        if self.config.own_addresses.contains(&key.outside.ip()) {
+            key.outside.set_ip(self.outbound.own_address(&key)?);
         }
         match self.outbound.open(kind, key) {
             Err(e) if e.raw_os_error() == Some(sock::TOO_MANY) && self.make_room(now) => {
