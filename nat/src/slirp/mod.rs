@@ -25,6 +25,7 @@ mod packet;
 mod ping;
 mod served;
 mod splice;
+mod stream;
 mod table;
 pub mod tcp;
 mod udp;
@@ -42,7 +43,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use table::Table;
-use tcp::segment::{RST, SYN, Segment};
 use tcp::{Fate, Mirror};
 use vswitch_core::clock::Nanos;
 use vswitch_core::frame::{DropReason, Entry, Frame};
@@ -273,60 +273,6 @@ impl Slirp {
         }
     }
 
-    fn tcp(&mut self, now: Nanos, key: Key, e: &mut Entry) -> Result<(), DropReason> {
-        let s = Segment::read(&e.frame, &e.meta).ok_or(DropReason::BadPacket)?;
-        let Some(i) = self.table.find(&key) else {
-            return self.tcp_new(now, key, &s);
-        };
-        let Some(slot) = self.table.get(i) else {
-            return Ok(());
-        };
-        slot.used = now;
-        if let Flow::Tcp(t) = &mut slot.flow {
-            let (mirror, host) = &mut **t;
-            let before = mirror.held();
-            let was_opening = mirror.is_opening();
-            let fate = mirror.input(now, &s, host, &mut self.frames);
-            let answered = was_opening && !mirror.is_opening();
-            if fate == Fate::Lives {
-                mirror.keep(&mut e.frame, &e.meta, self.held < HELD);
-            }
-            self.held = (self.held + mirror.held()).saturating_sub(before);
-            if answered {
-                self.listeners.settled(i, true);
-            }
-            self.settle(i, fate);
-        }
-        Ok(())
-    }
-
-    fn tcp_new(&mut self, now: Nanos, key: Key, s: &Segment<'_>) -> Result<(), DropReason> {
-        if s.has(RST) {
-            return Ok(());
-        }
-        if !s.has(SYN) || s.has(tcp::segment::ACK) {
-            // Of no connection that lives: as a closed port answers.
-            let frame = tcp::refusal(key.inside, key.outside, s);
-            self.out.extend(frame.map(Out::Packet));
-            return Ok(());
-        }
-        let iss = self.random();
-        let mirror = Mirror::new(key.inside, key.outside, s, iss);
-        match self.open(now, Kind::Tcp, key) {
-            Ok(fd) => {
-                let host = tcp::Host::new(fd);
-                let flow = Flow::Tcp(Box::new((mirror, host)));
-                self.enter(now, key, flow)
-            }
-            // Not its destination's fault, and it may go the next time.
-            Err(e) if e.raw_os_error() == Some(sock::TOO_MANY) => Err(DropReason::HostSocket),
-            Err(e) => {
-                self.refused(&mirror, &e, None);
-                Ok(())
-            }
-        }
-    }
-
     /// Opens a socket, with room made for it.
     fn open(&mut self, now: Nanos, kind: Kind, key: Key) -> io::Result<OwnedFd> {
         if self.table.is_full() && !self.make_room(now) {
@@ -372,21 +318,6 @@ impl Slirp {
             return Err(DropReason::HostSocket);
         }
         Ok(())
-    }
-
-    /// Tells a container that its connection couldn't be made.
-    fn refused(&mut self, mirror: &Mirror, e: &io::Error, told: Option<errors::Told>) {
-        let (cause, from) = match (told, errors::cause_of(e)) {
-            (Some(told), _) => told,
-            // Whoever listens not, resets.
-            (None, Cause::PortUnreachable) => {
-                self.out.extend(mirror.refusal().map(Out::Packet));
-                return;
-            }
-            (None, cause) => (cause, None),
-        };
-        let syn = mirror.syn();
-        self.out.extend(syn.map(|f| Out::Error(f, cause, from)));
     }
 
     /// After something happened to a TCP flow: it is flushed, or it has ended.
@@ -444,49 +375,8 @@ impl Slirp {
             let Some(slot) = self.table.get(i) else {
                 continue;
             };
-            let v6 = slot.key.outside.is_ipv6();
             match &mut slot.flow {
-                Flow::Tcp(t) => {
-                    let (mirror, host) = &mut **t;
-                    // Also when it is connecting and has failed.
-                    let error = match event.error || mirror.is_connecting() {
-                        true => sock::take_error(&*host).err(),
-                        false => None,
-                    };
-                    match error {
-                        Some(e) if mirror.is_connecting() => {
-                            if let Some(Flow::Tcp(t)) = self.table.remove(i) {
-                                let told = errors::why(t.1.as_fd(), v6);
-                                self.refused(&t.0, &e, told);
-                            }
-                            continue;
-                        }
-                        Some(_) => {
-                            let fate = mirror.reset(host, &mut self.frames);
-                            self.settle(i, fate);
-                            continue;
-                        }
-                        None => {}
-                    }
-                    if mirror.is_connecting() && event.writable {
-                        // From now on what ICMP says may be of a moment only.
-                        let _ = sock::tell_errors(&*host, v6, false);
-                        mirror.connected(now);
-                    }
-                    if event.readable || event.closed {
-                        mirror.readable(event.closed);
-                    }
-                    if event.urgent {
-                        mirror.urgent();
-                    }
-                    let before = mirror.held();
-                    let fate = match event.writable {
-                        true => mirror.writable(host, &mut self.frames),
-                        false => Fate::Lives,
-                    };
-                    self.held = (self.held + mirror.held()).saturating_sub(before);
-                    self.settle(i, fate);
-                }
+                Flow::Tcp(_) => self.stream_ready(now, i, event),
                 Flow::Udp(u) => {
                     u.erred |= event.error;
                     self.touch(i);
