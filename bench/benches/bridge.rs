@@ -4,7 +4,11 @@
 //! `cargo bench -p vswitch-bench --bench bridge`. One iteration is one batch of 64 frames of a drawn port, each of
 //! another source and destination out of all MACs, so that nothing found for one frame helps the next.
 
+#[path = "common/draw.rs"]
+mod draw;
+
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use draw::Draw;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 use vswitch_core::bridge::fdb::Fdb;
@@ -19,19 +23,6 @@ const SECOND: u64 = 1_000_000_000;
 
 fn mac(n: u32) -> MacAddr {
     MacAddr::from_u64(0x0200_0000_0000 | u64::from(n))
-}
-
-/// A fixed generator.
-struct Draw(u64);
-
-impl Draw {
-    fn below(&mut self, n: u32) -> u32 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) as u32 % n
-    }
 }
 
 /// A full batch, to be filled by `redraw`.

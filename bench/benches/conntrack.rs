@@ -6,7 +6,11 @@
 //! and confirmed: `fill` into an empty table, whose memory is touched for the first time, `flood` into a full one, where each evicts
 //! another. What is printed first is measured once: longest single call while a million connections come and go, and memory.
 
+#[path = "common/draw.rs"]
+mod draw;
+
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use draw::Draw;
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
@@ -18,19 +22,6 @@ use vswitch_nat::conntrack::{
 
 const MILLION: u32 = 1_000_000;
 const NOW: Nanos = Nanos(3_600_000_000_000);
-
-/// A fixed generator.
-struct Draw(u64);
-
-impl Draw {
-    fn below(&mut self, n: u32) -> u32 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) as u32 % n
-    }
-}
 
 /// Connection n: some sources, many ports.
 fn tuple(n: u32, proto: u8) -> Tuple {

@@ -259,6 +259,8 @@ impl Control {
                 }
             }
         });
+        tokio::spawn(crate::follow::network(plane.clone()));
+        tokio::spawn(crate::follow::resolvers(plane.clone()));
         let noticing = plane.clone();
         tokio::spawn(async move {
             while let Some((event, lost)) = intake.next().await {

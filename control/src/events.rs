@@ -17,8 +17,9 @@ const QUEUE: usize = 1024;
 const BACKLOG: usize = 256;
 
 /// Events there are.
-pub(crate) const NAMES: [&str; 12] = [
+pub(crate) const NAMES: [&str; 13] = [
     "configured",
+    "host_changed",
     "lease",
     "limit_reached",
     "loop_cleared",
@@ -38,7 +39,7 @@ pub struct Record {
     /// Milliseconds since 1970-01-01 UTC.
     pub time: u64,
     /// Which: `port_up`, `port_down`, `mac_learned`, `mac_moved`, `mac_aged`, `limit_reached`, `loop_detected`,
-    /// `loop_cleared`, `nat_exhausted`, `policy`, `lease`, `configured`, `lost`.
+    /// `loop_cleared`, `nat_exhausted`, `policy`, `lease`, `configured`, `host_changed`, `lost`.
     pub event: String,
     /// The port.
     #[serde(default, skip_serializing_if = "Option::is_none")]

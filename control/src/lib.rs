@@ -15,6 +15,7 @@ pub mod daemon_cli;
 mod demo;
 pub mod events;
 mod fnv;
+mod follow;
 pub mod handover;
 mod interface;
 mod listening;

@@ -29,4 +29,5 @@ mod verify;
 
 pub use endpoint::Endpoint;
 pub use pipeline::Pipeline;
-pub use slirp::{HostConfig, HostPort, HostPortCounters};
+pub use slirp::{HostAddresses, HostConfig, HostPort, HostPortCounters};
+pub use vswitch_core::sys::source::Source;

@@ -1,7 +1,7 @@
 //! `vswitchctl gateway`: the router's ports in networks.
 
 use super::options::{on_off, with_length};
-use super::services::{DhcpOptions, DnsOptions, Member, RaOptions, members};
+use super::services::{DhcpOptions, DnsOptions, Member, RaOptions, members, table};
 use super::{CtlError, Done, Session, show};
 use crate::client::escape;
 use crate::model::{NatFiltering, PrefixPair};
@@ -9,7 +9,7 @@ use crate::plane::{LeaseView, NeighbourView, NetworkView};
 use crate::units::{Cidr, Mac, Ports};
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 #[derive(Debug, Subcommand)]
@@ -37,6 +37,15 @@ pub(super) struct Set {
     /// Addresses with the length of the network's prefix.
     #[arg(long, value_delimiter = ',', value_name = "ADDRESS/LEN", value_parser = with_length)]
     addresses: Option<Vec<Cidr>>,
+    /// With --host-loopback on: addresses that reach it, instead of the gateway's own.
+    #[arg(long, value_delimiter = ',', value_name = "ADDRESS|none")]
+    host_address: Option<Vec<Member<IpAddr>>>,
+    /// With --host-uplink on: addresses that reach the host's own address outside, and not its loopback.
+    #[arg(long, value_delimiter = ',', value_name = "ADDRESS|none")]
+    host_own_address: Option<Vec<Member<IpAddr>>>,
+    /// With --host-uplink on: 169.254.0.0/16 is reached, as for a cloud's metadata service [default: off].
+    #[arg(long, value_name = "on|off", value_parser = on_off)]
+    host_link_local: Option<bool>,
     /// With --host-uplink on: the gateway's own addresses reach the host's loopback [default: off].
     #[arg(long, value_name = "on|off", value_parser = on_off)]
     host_loopback: Option<bool>,
@@ -70,6 +79,15 @@ pub(super) struct Set {
     /// The network leads outside: what comes from it gets in only if it was asked for, or is published.
     #[arg(long, value_name = "on|off", value_parser = on_off)]
     uplink: Option<bool>,
+    /// With --host-uplink on: source address outside, one of the host's [default: as its routes say].
+    #[arg(long, value_name = "ADDRESS|none")]
+    outbound_addr: Option<Member<Ipv4Addr>>,
+    /// The same for IPv6.
+    #[arg(long, value_name = "ADDRESS|none")]
+    outbound_addr6: Option<Member<Ipv6Addr>>,
+    /// With --host-uplink on: interface of the host that everything leaves by [default: as its routes say].
+    #[arg(long, value_name = "INTERFACE|none")]
+    outbound_interface: Option<Member<String>>,
     /// VLAN of the gateway, in a VLAN-aware network [default: 1].
     #[arg(long)]
     vlan: Option<u16>,
@@ -119,6 +137,32 @@ impl FromStr for PairArg {
 }
 
 impl Set {
+    /// What changes of its way out by the host.
+    fn host(&self) -> Map<String, Value> {
+        let addresses = self.host_address.as_deref().map(members);
+        let own_addresses = self.host_own_address.as_deref().map(members);
+        let outbound_interface = self.outbound_interface.as_ref();
+        let named = [
+            ("loopback", self.host_loopback.map(Value::from)),
+            ("addresses", addresses.map(|a| json!(a))),
+            ("own_addresses", own_addresses.map(|a| json!(a))),
+            ("link_local", self.host_link_local.map(Value::from)),
+            (
+                "outbound_addr",
+                self.outbound_addr.as_ref().map(Member::value),
+            ),
+            (
+                "outbound_addr6",
+                self.outbound_addr6.as_ref().map(Member::value),
+            ),
+            ("outbound_interface", outbound_interface.map(Member::value)),
+        ];
+        let named = named.into_iter();
+        named
+            .filter_map(|(key, value)| Some((key.to_owned(), value?)))
+            .collect()
+    }
+
     fn patch(&self) -> Result<Map<String, Value>, String> {
         let mut map = Map::new();
         let mut put = |key: &str, value: Option<Value>| {
@@ -131,15 +175,7 @@ impl Set {
         put("mtu", self.mtu.map(Value::from));
         put("vlan", self.vlan.map(Value::from));
         put("uplink", self.uplink.map(Value::from));
-        let loopback = self.host_loopback.map(|on| json!({"loopback": on}));
-        put(
-            "host_uplink",
-            match self.host_uplink {
-                Some(false) => Some(Value::Null),
-                Some(true) => Some(loopback.unwrap_or_else(|| json!({}))),
-                None => loopback,
-            },
-        );
+        put("host_uplink", table(self.host_uplink, self.host()));
         let mut nat = Map::new();
         nat.extend(self.nat.map(|on| ("off".to_owned(), Value::from(!on))));
         let addresses = self.nat_addresses.as_ref();

@@ -12,11 +12,21 @@ use serde_json::{Map, Value, json};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-/// A member of a list, or the word that empties it.
+/// A member of a list, or the word that empties it; also a field, or the word that takes it away.
 #[derive(Clone, Debug)]
 pub(super) enum Member<T> {
     None,
     One(T),
+}
+
+impl<T: Serialize> Member<T> {
+    /// As a field of a patch.
+    pub(super) fn value(&self) -> Value {
+        match self {
+            Member::None => Value::Null,
+            Member::One(m) => json!(m),
+        }
+    }
 }
 
 impl<T: FromStr> FromStr for Member<T> {
@@ -205,12 +215,13 @@ pub(super) struct DnsOptions {
     )]
     #[serde(skip)]
     services: Vec<Service>,
-    /// Resolvers to ask [default: those of the daemon's /etc/resolv.conf].
+    /// Resolvers to ask; host: those of the host's /etc/resolv.conf, as it changes [default: host].
     #[arg(
         id = "dns-upstream",
         long = "dns-upstream",
         value_delimiter = ',',
-        value_name = "ADDRESS|none"
+        value_name = "ADDRESS|host",
+        value_parser = resolver
     )]
     #[serde(skip)]
     upstream: Option<Vec<Member<IpAddr>>>,
@@ -218,6 +229,14 @@ pub(super) struct DnsOptions {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     domain: Option<String>,
+}
+
+/// A resolver; `host` names no other than the host's.
+fn resolver(text: &str) -> Result<Member<IpAddr>, std::net::AddrParseError> {
+    match text {
+        "host" => Ok(Member::None),
+        _ => text.parse(),
+    }
 }
 
 /// A name with addresses on the command line.
@@ -286,7 +305,7 @@ fn put<T: Clone + Serialize>(
 }
 
 /// A table that is turned on or off, or only changed; `None` if nothing was named.
-fn table(on: Option<bool>, map: Map<String, Value>) -> Option<Value> {
+pub(super) fn table(on: Option<bool>, map: Map<String, Value>) -> Option<Value> {
     match on {
         Some(false) => Some(Value::Null),
         Some(true) => Some(Value::Object(map)),

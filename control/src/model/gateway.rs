@@ -1,6 +1,7 @@
 //! A network's gateway: the router's port in it, with addresses, routes and what it does to packets.
 
 use super::check::Problem;
+use super::host::HostUplink;
 use super::services::{Advertise, Dhcp, Dns};
 use super::{Network, Port, Topology};
 use crate::units::{Cidr, Mac, Ports};
@@ -9,7 +10,6 @@ use std::net::IpAddr;
 use utoipa::ToSchema;
 use vswitch_core::bridge::NetworkId;
 use vswitch_core::wire::MacAddr;
-use vswitch_nat::HostConfig;
 use vswitch_nat::gateway::{
     GatewayConfig, InterfaceConfig, MAX_ROUTES, Route, SnatConfig, contains,
 };
@@ -56,14 +56,6 @@ pub struct Gateway {
     /// DNS; off by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dns: Option<Dns>,
-}
-
-/// The way out by sockets of the host.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct HostUplink {
-    /// TCP and UDP to the gateway's own addresses reach the host's loopback (127.0.0.1, ::1), but for what the gateway serves itself.
-    pub loopback: bool,
 }
 
 /// Source translation (SNAT).
@@ -258,6 +250,9 @@ impl Gateway {
             let remedy = "set either uplink or host_uplink";
             return at("host_uplink", reason, remedy);
         }
+        if let Some(Err((reason, remedy))) = self.host_uplink.as_ref().map(HostUplink::check) {
+            return at("host_uplink", reason, remedy);
+        }
         match self.vlan {
             Some(v) if !network.vlan_aware || !(1..=4094).contains(&v) => {
                 let reason = format!("VLAN {v} can't be");
@@ -296,6 +291,7 @@ impl Topology {
             };
             gateway.check(name, network)?;
             gateway.check_services(name, self)?;
+            gateway.check_host_addresses(name, self)?;
             for a in &gateway.addresses {
                 let same =
                     |p: &Port| p.network == *name && p.addresses.iter().any(|b| b.0.0 == a.0.0);
@@ -362,9 +358,7 @@ impl Topology {
                 addresses: g.addresses.iter().map(|c| c.0).collect(),
                 mtu: g.mtu,
                 uplink: g.uplink,
-                host: g.host_uplink.as_ref().map(|h| HostConfig {
-                    loopback: h.loopback,
-                }),
+                host: g.host_uplink.as_ref().map(HostUplink::to_config),
                 snat: g.snat(),
                 nptv6: g.nptv6(),
             });

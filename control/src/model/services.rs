@@ -391,6 +391,7 @@ impl Gateway {
         Some(ZoneConfig {
             domain: self.domain_in(network)?,
             gateway: self.addresses.iter().map(|c| c.0.0).collect(),
+            pinned: self.host_names(),
             subnets: self.addresses.iter().map(|c| c.0).collect(),
             ttl: TTL,
             negative_ttl: TTL,

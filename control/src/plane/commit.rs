@@ -69,6 +69,7 @@ impl Plane {
             }
         }
         self.commit_gateways(&wanted)?;
+        self.close_host(&wanted);
         self.commit_services(&wanted)?;
         self.commit_static(&wanted)?;
         for (name, mirror) in &wanted.mirrors {

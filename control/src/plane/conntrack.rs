@@ -211,27 +211,34 @@ impl Plane {
     /// Ends the connections that the filter matches; returns how many.
     pub fn flush_connections(&self, filter: &ConnectionFilter) -> Result<usize, Refusal> {
         let matcher = Matcher::new(filter, "flushing connections of")?;
+        Ok(self.end_connections(move |c: &Conn| {
+            let (original, reply) = (c.tuple(Dir::Original), c.tuple(Dir::Reply));
+            matcher.fits(original, reply, &state_name(c.state()))
+        }))
+    }
+
+    /// Ends the connections that `which` chooses; returns how many.
+    pub(super) fn end_connections(
+        &self,
+        which: impl Fn(&Conn) -> bool + Clone + Send + 'static,
+    ) -> usize {
         let mut ended = 0;
         let Some(worker) = self.workers.first() else {
-            return Ok(0);
+            return 0;
         };
         let mut next = Some(Cursor::default());
         while let Some(from) = next {
-            let matcher = matcher.clone();
+            let which = which.clone();
             let part = worker.call(move |w| {
                 let now = w.cx.now;
-                w.stage
-                    .gateway
-                    .flush_connections(from, CHUNK, now, &mut |c: &Conn| {
-                        let (original, reply) = (c.tuple(Dir::Original), c.tuple(Dir::Reply));
-                        matcher.fits(original, reply, &state_name(c.state()))
-                    })
+                let gateway = &mut w.stage.gateway;
+                gateway.flush_connections(from, CHUNK, now, &mut |c: &Conn| which(c))
             });
             let Ok((n, then)) = part else { break };
             ended += n;
             next = then;
         }
-        Ok(ended)
+        ended
     }
 
     /// How many connections there are, and counters.

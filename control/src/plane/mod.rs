@@ -14,6 +14,7 @@ mod address;
 mod capture;
 mod commit;
 mod conntrack;
+mod host;
 mod policy;
 mod publish;
 mod services;

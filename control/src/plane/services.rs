@@ -6,10 +6,12 @@
 
 use super::Plane;
 use crate::events::Record;
-use crate::model::Topology;
+use crate::follow::{self, Changes, RESOLV_CONF};
+use crate::model::{HostUplink, Topology};
 use crate::refusal::{Kind, Refusal};
 use crate::state;
 use crate::units::Mac;
+use nix::ifaddrs::InterfaceAddress;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -26,12 +28,10 @@ use vswitch_nat::service::dhcp4::{Change, Lease};
 use vswitch_nat::service::dns::{
     Forwarder, ForwarderConfig, ResolvConf, os_random, parse_resolv_conf,
 };
+use vswitch_nat::{HostAddresses, Source};
 
-/// Where the daemon's resolvers are named.
-const RESOLV_CONF: &str = "/etc/resolv.conf";
-
-/// Resolvers asked (none: the daemon's) and addresses that are our own.
-type Asked = (Vec<SocketAddr>, Vec<IpAddr>);
+/// Resolvers asked (none: the daemon's), addresses that are our own, and where to ask from.
+type Asked = (Vec<SocketAddr>, Vec<IpAddr>, Source);
 
 /// What the plane keeps for services.
 #[derive(Debug, Default)]
@@ -85,6 +85,22 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
     (0..text.len()).step_by(2).map(pair).collect()
 }
 
+/// Addresses of the host, with their interfaces; none if the kernel doesn't say.
+fn host_addresses() -> HostAddresses {
+    let all = nix::ifaddrs::getifaddrs().into_iter().flatten();
+    let one = |i: InterfaceAddress| {
+        let address = i.address?;
+        let v4 = address.as_sockaddr_in().map(|a| IpAddr::from(a.ip()));
+        let ip = v4.or_else(|| Some(address.as_sockaddr_in6()?.ip().into()))?;
+        Some((ip, i.interface_name))
+    };
+    all.filter_map(one).collect()
+}
+
+fn is_scoped(server: &SocketAddr) -> bool {
+    matches!(server, SocketAddr::V6(a) if a.scope_id() != 0)
+}
+
 /// A resolver list of these, or of the daemon's file.
 fn list(given: &[SocketAddr], file: &str) -> ResolvConf {
     let scope = |name: &str| nix::net::if_::if_nametoindex(name).ok();
@@ -98,11 +114,11 @@ fn list(given: &[SocketAddr], file: &str) -> ResolvConf {
 impl Plane {
     /// Tells the workers what gateways serve, if it has changed.
     pub(super) fn commit_services(&mut self, wanted: &Topology) -> Result<(), Refusal> {
-        let config = wanted.to_services(
-            |n| self.networks.get(n).copied(),
-            |p| self.ports.get(p).map(|l| l.id),
-        );
         let asked = self.forwarders(wanted)?;
+        let network = |n: &str| self.networks.get(n).copied();
+        let mut config = wanted.to_services(network, |p| self.ports.get(p).map(|l| l.id));
+        let host = list(&[], &self.serving.resolv);
+        wanted.add_search(&mut config, network, &host.search);
         let same = config == self.serving.config;
         if !same {
             self.serving.config = config.clone();
@@ -129,7 +145,9 @@ impl Plane {
         let own: Vec<IpAddr> = own.map(|c| c.0.0).collect();
         let (mut kept, mut asked) = (BTreeMap::new(), Vec::new());
         for (id, gateway) in gateways.iter().filter(|(_, g)| g.dns.is_some()) {
-            let key: Asked = (gateway.resolvers(), own.clone());
+            let host = gateway.host_uplink.as_ref();
+            let source = host.map(HostUplink::source).unwrap_or_default();
+            let key: Asked = (gateway.resolvers(), own.clone(), source);
             let known = kept.get(&key).or_else(|| self.serving.forwarders.get(&key));
             let forwarder = match known.cloned() {
                 Some(forwarder) => forwarder,
@@ -142,7 +160,7 @@ impl Plane {
         Ok(asked)
     }
 
-    fn forwarder(&mut self, (given, own): &Asked) -> Result<Forwarder, Refusal> {
+    fn forwarder(&mut self, (given, own, source): &Asked) -> Result<Forwarder, Refusal> {
         let failed = |reason: String| {
             let remedy = "raise the limits of open files and processes";
             Refusal::new(
@@ -156,9 +174,14 @@ impl Plane {
         let Some(worker) = self.workers.first().map(WorkerHandle::another) else {
             return Err(failed("no worker runs".into()));
         };
-        self.serving.resolv = std::fs::read_to_string(RESOLV_CONF).unwrap_or_default();
+        if self.serving.forwarders.is_empty() {
+            self.serving.resolv = follow::resolv_conf().unwrap_or_default();
+        } else {
+            self.take_resolvers();
+        }
         let config = ForwarderConfig {
             own: own.clone(),
+            source: source.clone(),
             ..ForwarderConfig::default()
         };
         let random = os_random().map_err(|e| failed(format!("/dev/urandom: {e}")))?;
@@ -230,25 +253,67 @@ impl Plane {
         None
     }
 
-    fn follow_resolvers(&mut self) {
-        if self.serving.forwarders.is_empty() {
+    /// The host's addresses or routes have changed.
+    pub(crate) fn host_changed(&mut self, changes: Changes) {
+        for ((given, ..), forwarder) in &self.serving.forwarders {
+            // Interfaces may have other numbers by now.
+            let conf = list(given, &self.serving.resolv);
+            if conf.servers.iter().any(is_scoped) {
+                forwarder.set_resolvers(&conf);
+            }
+            forwarder.network_changed();
+        }
+        let gateways = self.desired.networks.values();
+        let mut gateways = gateways.filter_map(|n| n.gateway.as_ref());
+        if !gateways.any(|g| g.host_uplink.is_some() || g.dns.is_some()) {
             return;
+        }
+        tracing::debug!("the host's network has changed: {changes}");
+        let mut record = Record::now("host_changed");
+        record.reason = Some(changes.to_string());
+        self.bus.tell(record);
+        let addresses = Arc::new(host_addresses());
+        if let Some(worker) = self.workers.first() {
+            // A worker that is gone has no sockets.
+            let _ = worker.cast(move |w| {
+                let stage = &mut w.stage;
+                let gateway = &mut stage.gateway;
+                gateway.host_changed(&mut w.cx, &mut stage.bridge, addresses);
+            });
+        }
+    }
+
+    /// Takes up the daemon's list of resolvers if it has changed.
+    pub(crate) fn follow_resolvers(&mut self) {
+        if !self.take_resolvers() {
+            return;
+        }
+        // The search list that clients are told of. Refused, it is as before.
+        let wanted = self.desired.clone();
+        if let Err(e) = self.commit_services(&wanted) {
+            tracing::warn!("taking up the search list of {RESOLV_CONF}: {e}");
+        }
+    }
+
+    /// Has the resolvers of the daemon's list asked; whether it has changed.
+    fn take_resolvers(&mut self) -> bool {
+        if self.serving.forwarders.is_empty() {
+            return false;
         }
         // A file that is being replaced is read the next time.
-        let Ok(text) = std::fs::read_to_string(RESOLV_CONF) else {
-            return;
+        let read = follow::resolv_conf();
+        let Some(text) = read.ok().filter(|text| *text != self.serving.resolv) else {
+            return false;
         };
-        if text == self.serving.resolv {
-            return;
-        }
         tracing::info!("{RESOLV_CONF} has changed");
-        for ((given, _), forwarder) in &self.serving.forwarders {
+        for ((given, ..), forwarder) in &self.serving.forwarders {
             forwarder.set_resolvers(&list(given, &text));
         }
         self.serving.resolv = text;
         if let Some(worker) = self.workers.first() {
             let _ = worker.cast(|w| w.stage.gateway.clear_dns_caches());
         }
+        true
     }
 
     fn lease_path(&self) -> Option<PathBuf> {

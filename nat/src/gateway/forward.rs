@@ -446,7 +446,7 @@ impl Gateway {
             || self.is_own(src)
             || here.is_broadcast(src)
             || here.is_broadcast(dst)
-            || (link_local(src) || link_local(dst)) && !here.has(dst)
+            || (link_local(src) || link_local(dst)) && !here.reaches_link_local(dst)
             // A source of another interface's prefix can't come from here (RFC 2827).
             || !here.on_link(src)
                 && self.interfaces.iter().flatten().any(|i| i.on_link(src) && !link_local(src));

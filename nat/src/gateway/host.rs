@@ -6,8 +6,8 @@
 //! lead there, and a packet that is to be sent there is given to the backend ([`Slirp`]), translated and judged as any other. What the
 //! backend has for a container comes back as packets received from that network. A flow of the backend ends with its connection.
 //!
-//! The host's loopback is reached, where that is allowed, by the gateway's own address, which is translated to it. Nothing else can
-//! name it: such addresses are refused from containers.
+//! The host's loopback is reached, where that is allowed, by the gateway's own address or others that stand for it, which are translated
+//! to it. Nothing else can name it: such addresses are refused from containers.
 
 use super::flows::Ended;
 use super::forward::Outcome;
@@ -16,7 +16,7 @@ use super::route::Route;
 use super::{Gateway, GatewayConfig};
 use crate::Endpoint;
 use crate::reply::{self, Cause};
-use crate::slirp::{Out, Slirp};
+use crate::slirp::{HostAddresses, Out, Outbound, Slirp};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use vswitch_core::bridge::{Bridge, NetworkId};
@@ -68,6 +68,30 @@ pub(super) fn routes(config: &GatewayConfig) -> Vec<Route> {
     all.map(route).to_vec()
 }
 
+/// The address that the host goes outside by. Asking the kernel opens a socket for a moment, which sends nothing.
+fn own_address(own: &Interface, v4: bool) -> Option<IpAddr> {
+    // What only a default route leads to (RFC 5737, RFC 3849).
+    let outside: IpAddr = match v4 {
+        true => Ipv4Addr::new(192, 0, 2, 1).into(),
+        false => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
+    };
+    let source = &own.config.host.as_ref()?.source;
+    let found = source.chosen((outside, 9).into()).ok()?;
+    (!found.is_loopback() && !found.is_unspecified()).then_some(found)
+}
+
+/// Where flows leave from, by the networks' prefixes and what lies behind their routers.
+fn outbound(config: &GatewayConfig) -> Outbound {
+    let mut all = Vec::new();
+    for i in &config.interfaces {
+        let Some(host) = &i.host else { continue };
+        let behind = config.routes.iter().filter(|r| r.network == i.network);
+        let prefixes = i.addresses.iter().copied().chain(behind.map(|r| r.to));
+        all.extend(prefixes.map(|to| (to, host.source.clone())));
+    }
+    Outbound::new(all)
+}
+
 impl Gateway {
     /// Gives the gateway the means to have host sockets watched.
     pub fn set_watch(&mut self, watch: Watch) {
@@ -106,8 +130,9 @@ impl Gateway {
         };
         let mut merged = first.clone();
         merged.loopback |= wanted.any(|h| h.loopback);
+        let outbound = outbound(config);
         if let Some(uplink) = &mut self.host.uplink {
-            uplink.slirp.configure(merged);
+            uplink.slirp.configure(merged, outbound);
             return;
         }
         let seed = self.random();
@@ -123,7 +148,8 @@ impl Gateway {
             nptv6: Vec::new(),
         });
         let counters = self.host.counters.clone();
-        let slirp = Slirp::new(merged, self.host.watch.clone(), seed, counters);
+        let mut slirp = Slirp::new(merged.clone(), self.host.watch.clone(), seed, counters);
+        slirp.configure(merged, outbound);
         self.host.uplink = Some(Box::new(Uplink { interface, slirp }));
     }
 
@@ -133,8 +159,14 @@ impl Gateway {
             .is_some_and(|i| i.config.host.is_some())
     }
 
-    /// The endpoint of the host's loopback that one of our addresses stands for, if it does.
-    pub(super) fn host_loopback(
+    /// Whether the address stands for the host in a network.
+    pub(super) fn stands_for_host(&self, network: NetworkId, ip: IpAddr) -> bool {
+        let own = self.interface(network);
+        own.is_some_and(|i| i.is_host(ip) || i.is_hosts_own(ip))
+    }
+
+    /// The endpoint of the host that an address stands for, if it does: on its loopback, or at its own address outside.
+    pub(super) fn host_endpoint(
         &self,
         network: NetworkId,
         proto: u8,
@@ -142,12 +174,12 @@ impl Gateway {
     ) -> Option<Endpoint> {
         const TCP: u8 = 6;
         const UDP: u8 = 17;
-        let own = self.interface(network)?;
-        let allowed = own.config.host.as_ref().is_some_and(|h| h.loopback);
-        if !allowed || !own.has(to.addr) || !matches!(proto, TCP | UDP) {
+        if !self.stands_for_host(network, to.addr) || !matches!(proto, TCP | UDP) {
             return None;
         }
+        let own = self.interface(network)?;
         let at: IpAddr = match to.addr {
+            _ if !own.is_host(to.addr) => own_address(own, to.addr.is_ipv4())?,
             IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
             IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
         };
@@ -199,6 +231,21 @@ impl Gateway {
         }
     }
 
+    /// The host's addresses or routes have changed: sockets follow, and names that couldn't be looked up are asked for again.
+    pub fn host_changed(
+        &mut self,
+        cx: &mut Cx,
+        bridge: &mut Bridge,
+        addresses: Arc<HostAddresses>,
+    ) {
+        self.forget_dns_failures();
+        if let Some(uplink) = self.host.uplink.as_deref_mut() {
+            uplink.slirp.host_changed(addresses);
+            self.host.given = true;
+            self.flush_host(cx, bridge);
+        }
+    }
+
     /// Sends what the backend has for containers, if anything can have changed.
     pub(super) fn flush_host(&mut self, cx: &mut Cx, bridge: &mut Bridge) {
         if cx.is_dry() || !std::mem::take(&mut self.host.given) {
@@ -207,7 +254,7 @@ impl Gateway {
         let Some(uplink) = self.host.uplink.as_deref_mut() else {
             return;
         };
-        if uplink.slirp.flush(cx.now) {
+        if uplink.slirp.follow_host(cx.now) | uplink.slirp.flush(cx.now) {
             self.host.given = true;
             cx.again();
         }

@@ -55,7 +55,31 @@ impl Interface {
     /// Whether the interface answers ARP and ND for the address: its own, or one that what leaves by it is translated to.
     pub(crate) fn speaks_for(&self, ip: IpAddr) -> bool {
         let pool = self.config.snat.as_ref().map(|s| &s.addresses);
-        self.has(ip) || pool.is_some_and(|p| p.contains(&ip))
+        self.has(ip)
+            || pool.is_some_and(|p| p.contains(&ip))
+            || self.is_host(ip)
+            || self.is_hosts_own(ip)
+    }
+
+    /// Whether the address stands for the host's own address outside.
+    pub(crate) fn is_hosts_own(&self, ip: IpAddr) -> bool {
+        let host = self.config.host.as_ref();
+        host.is_some_and(|h| h.own_addresses.contains(&ip))
+    }
+
+    /// Whether the address stands for the host's loopback in this network.
+    pub(crate) fn is_host(&self, ip: IpAddr) -> bool {
+        let host = self.config.host.as_ref().filter(|h| h.loopback);
+        host.is_some_and(|h| match &h.addresses[..] {
+            [] => self.has(ip),
+            all => all.contains(&ip),
+        })
+    }
+
+    /// Whether the link-local address is reached from this network all the same.
+    pub(crate) fn reaches_link_local(&self, ip: IpAddr) -> bool {
+        let link_local = self.config.host.as_ref().is_some_and(|h| h.link_local);
+        self.has(ip) || self.is_host(ip) || self.is_hosts_own(ip) || link_local && ip.is_ipv4()
     }
 
     /// Whether the address is in one of the interface's prefixes.

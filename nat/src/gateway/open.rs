@@ -90,12 +90,13 @@ impl Gateway {
         let mut dst = asked;
         let addressed = self.is_own(asked.addr)
             || self.is_external(asked)
-            || self.is_host_published(network, original.proto, asked);
+            || self.is_host_published(network, original.proto, asked)
+            || self.stands_for_host(network, asked.addr);
         let (mut inside, mut through) = (None, None);
         if addressed {
             match self.inbound(cx, bridge, network, original.proto, src, asked) {
                 Some(found) => (dst, inside, through) = found,
-                None => match self.host_loopback(network, original.proto, asked) {
+                None => match self.host_endpoint(network, original.proto, asked) {
                     Some(to) => {
                         // It is the gateway's address, whatever stands behind it.
                         self.judge_local(cx, bridge, network, e)?;

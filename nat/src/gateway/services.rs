@@ -297,6 +297,15 @@ impl Gateway {
         }
     }
 
+    /// Forgets names that couldn't be looked up.
+    pub(super) fn forget_dns_failures(&mut self) {
+        for served in self.services.networks.iter_mut().flatten() {
+            if let Some(dns) = &mut served.dns {
+                dns.forget_failures();
+            }
+        }
+    }
+
     /// Leases as they are, by network.
     #[must_use]
     pub fn leases(&self, now: Nanos) -> Vec<(NetworkId, dhcp4::Lease)> {

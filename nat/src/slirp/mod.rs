@@ -18,6 +18,8 @@
 mod accept;
 mod errors;
 mod listen;
+mod moved;
+mod outbound;
 mod outgoing;
 mod packet;
 mod ping;
@@ -28,12 +30,14 @@ mod udp;
 mod whole;
 
 pub use listen::{HostPort, HostPortCounters};
+pub use moved::HostAddresses;
+pub(crate) use outbound::Outbound;
 
 use crate::reply::Cause;
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use table::Table;
 use tcp::segment::{RST, SYN, Segment};
@@ -43,14 +47,23 @@ use vswitch_core::frame::{DropReason, Entry, Frame};
 use vswitch_core::stats::PortCounters;
 use vswitch_core::sys::datagram::Inbox;
 use vswitch_core::sys::sock::{self, Kind};
+use vswitch_core::sys::source::Source;
 use vswitch_core::wire::L4;
 use vswitch_core::worker::{Ready, Watch};
 
 /// How flows leave.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostConfig {
-    /// Whether the gateway's own addresses lead to the host's loopback.
+    /// Whether the host's loopback is reached.
     pub loopback: bool,
+    /// The addresses that then lead there; the gateway's own if there are none.
+    pub addresses: Vec<IpAddr>,
+    /// Addresses that lead to the host's own address outside, instead of its loopback.
+    pub own_addresses: Vec<IpAddr>,
+    /// Whether link-local addresses of IPv4 are reached.
+    pub link_local: bool,
+    /// Where sockets leave from.
+    pub source: Source,
 }
 
 /// Bytes sent towards containers in one flush, and for one flow before others have their turn.
@@ -97,6 +110,7 @@ pub(crate) enum Taken {
 #[derive(Debug)]
 pub(crate) struct Slirp {
     config: HostConfig,
+    outbound: Outbound,
     watch: Option<Watch>,
     table: Table<Flow>,
     listeners: listen::Listeners,
@@ -107,6 +121,8 @@ pub(crate) struct Slirp {
     held: usize,
     /// Fragments that wait for others.
     incomplete: whole::Incomplete,
+    /// The host's network has changed.
+    moved: Option<moved::Moved>,
     /// Datagrams that wait for the end of their batch, and where those that come are put.
     outgoing: Vec<outgoing::Datagram>,
     inbox: Inbox,
@@ -144,6 +160,7 @@ impl Slirp {
     ) -> Slirp {
         Slirp {
             config,
+            outbound: Outbound::default(),
             watch,
             table: Table::new(sock::descriptors()),
             listeners: listen::Listeners::default(),
@@ -152,6 +169,7 @@ impl Slirp {
             frames: Vec::new(),
             held: 0,
             incomplete: whole::Incomplete::default(),
+            moved: None,
             outgoing: Vec::new(),
             inbox: Inbox::default(),
             counters,
@@ -159,8 +177,9 @@ impl Slirp {
         }
     }
 
-    pub(crate) fn configure(&mut self, config: HostConfig) {
+    pub(crate) fn configure(&mut self, config: HostConfig, outbound: Outbound) {
         self.config = config;
+        self.outbound = outbound;
     }
 
     /// Flows by protocol: TCP, UDP, echo.
@@ -191,9 +210,7 @@ impl Slirp {
         match to {
             _ if to.is_loopback() => self.config.loopback,
             IpAddr::V4(a) => !(a.is_unspecified() || a.is_broadcast() || a.is_multicast()),
-            IpAddr::V6(a) => {
-                !(a.is_unspecified() || a.is_multicast() || a.to_ipv4_mapped().is_some())
-            }
+            IpAddr::V6(a) => !(a.is_unspecified() || a.is_multicast() || a.to_ipv4().is_some()),
         }
     }
 
@@ -306,13 +323,13 @@ impl Slirp {
     }
 
     /// Opens a socket, with room made for it.
-    fn open(&mut self, now: Nanos, kind: Kind, key: Key) -> io::Result<std::os::fd::OwnedFd> {
+    fn open(&mut self, now: Nanos, kind: Kind, key: Key) -> io::Result<OwnedFd> {
         if self.table.is_full() && !self.make_room(now) {
             return Err(io::Error::from_raw_os_error(sock::TOO_MANY));
         }
-        match sock::open(kind, key.outside, None) {
+        match self.outbound.open(kind, key) {
             Err(e) if e.raw_os_error() == Some(sock::TOO_MANY) && self.make_room(now) => {
-                sock::open(kind, key.outside, None)
+                self.outbound.open(kind, key)
             }
             r => r,
         }
@@ -567,19 +584,5 @@ impl Drop for Slirp {
         for i in all {
             self.close(i, true);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_flow_is_small() {
-        let slot = size_of::<Option<table::Slot<Flow>>>();
-        let mirror = size_of::<(Mirror, tcp::Host)>();
-        let index = size_of::<(Key, u32)>();
-        println!("slot {slot}, mirror {mirror}, index {index}");
-        assert!(slot + mirror + index <= 640);
     }
 }

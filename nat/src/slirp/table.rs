@@ -62,6 +62,11 @@ impl<F> Table<F> {
         }
     }
 
+    /// How many places there are, in use or free.
+    pub(super) fn places(&self) -> u32 {
+        self.slots.len() as u32
+    }
+
     pub(super) fn is_full(&self) -> bool {
         self.index.len() + self.aside >= self.limit
     }
@@ -212,6 +217,16 @@ mod tests {
             inside: ([192, 0, 2, 1], port).into(),
             outside: ([198, 51, 100, 1], 9).into(),
         }
+    }
+
+    #[test]
+    fn a_flow_is_small() {
+        use super::super::{Flow, Mirror, tcp};
+        let slot = size_of::<Option<Slot<Flow>>>();
+        let mirror = size_of::<(Mirror, tcp::Host)>();
+        let index = size_of::<(Key, u32)>();
+        println!("slot {slot}, mirror {mirror}, index {index}");
+        assert!(slot + mirror + index <= 640);
     }
 
     #[test]

@@ -12,5 +12,6 @@ pub mod pidfd;
 pub mod ring;
 pub mod scm;
 pub mod sock;
+pub mod source;
 pub mod steer;
 pub mod tun;

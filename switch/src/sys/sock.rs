@@ -4,16 +4,17 @@
 //! discarded when the container has it; an older kernel copies what was peeked before into a buffer of ours once more.
 
 pub use super::datagram::{recv_segments, send_segments, set_ttl, tell_errors};
+use super::source::Source;
 use nix::errno::Errno;
 use nix::sys::socket::sockopt::{
     Ipv6V6Only, KeepAlive, Linger, OobInline, SocketError, TcpNoDelay, UdpGroSegment,
 };
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, connect,
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, connect,
     getsockopt, recvmsg, sendmsg, setsockopt, shutdown, socket,
 };
 use std::io::{self, IoSlice, IoSliceMut};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// include/uapi/asm-generic/socket.h
@@ -35,9 +36,9 @@ pub enum Kind {
     Ping,
 }
 
-/// Opens a socket that begins to connect to `to`, from `from` if that is given. Errors: as socket(2), bind(2) and connect(2), but for
-/// EINPROGRESS.
-pub fn open(kind: Kind, to: SocketAddr, from: Option<IpAddr>) -> io::Result<OwnedFd> {
+/// Opens a socket that begins to connect to `to`, from `from` if that is given. Errors: as [`Source::bind`], socket(2) and connect(2),
+/// but for EINPROGRESS.
+pub fn open(kind: Kind, to: SocketAddr, from: Option<&Source>) -> io::Result<OwnedFd> {
     let family = if to.is_ipv4() {
         AddressFamily::Inet
     } else {
@@ -73,10 +74,7 @@ pub fn open(kind: Kind, to: SocketAddr, from: Option<IpAddr>) -> io::Result<Owne
         }
     }
     if let Some(from) = from {
-        bind(
-            fd.as_raw_fd(),
-            &SockaddrStorage::from(SocketAddr::new(from, 0)),
-        )?;
+        from.bind(&fd, to.ip())?;
     }
     match connect(fd.as_raw_fd(), &SockaddrStorage::from(to)) {
         Ok(()) | Err(Errno::EINPROGRESS) => Ok(fd),

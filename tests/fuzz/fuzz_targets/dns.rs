@@ -20,6 +20,7 @@ fn zone() -> Zone {
     let mut zone = Zone::new(ZoneConfig {
         domain: "net1.example".into(),
         gateway: vec![],
+        pinned: vec![],
         subnets: vec![(address, 24)],
         ttl: 60,
         negative_ttl: 5,

@@ -21,6 +21,7 @@ fn zone() -> Zone {
     let mut zone = Zone::new(ZoneConfig {
         domain: "net1.example".into(),
         gateway: vec![address("192.0.2.1")],
+        pinned: vec![],
         subnets: vec![(address("192.0.2.0"), 24)],
         ttl: 60,
         negative_ttl: 5,

@@ -1,12 +1,16 @@
 //! Containers that reach outside by sockets of the host, with real kernels at both ends.
 
+mod access;
 mod datagrams;
 mod errors;
 mod hostile;
 mod lossy;
 mod measure;
+mod moving;
+mod outbound;
 mod programs;
 mod published;
+mod resolvers;
 mod rig;
 mod rootless;
 mod scale;

@@ -38,3 +38,15 @@ fn an_ordinary_user_reaches_outside() {
     d.assert_ledger();
     println!("done as {}", geteuid());
 }
+
+#[test]
+fn an_ordinary_users_switch_follows_its_host() {
+    let lab = tap_lab!("slirp-rootless-follows");
+    if geteuid().is_root() {
+        lab.again_as_user("rootless::an_ordinary_users_switch_follows_its_host");
+        return;
+    }
+    assert!(lab.is_rootless());
+    crate::moving::switch_networks(&lab);
+    println!("done as {}", geteuid());
+}

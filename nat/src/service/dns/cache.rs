@@ -161,6 +161,18 @@ impl Cache {
         self.bytes = 0;
     }
 
+    /// Forgets failures of resolvers.
+    pub(super) fn forget_failures(&mut self) {
+        let failed = |e: &Entry| {
+            wire::u16_at(&e.message, 2).is_some_and(|flags| flags & 15 == rcode::SERV_FAIL)
+        };
+        let all = self.entries.iter().filter(|(_, e)| failed(e));
+        let keys: Vec<Arc<Key>> = all.map(|(key, _)| key.clone()).collect();
+        for key in keys {
+            self.remove(&key);
+        }
+    }
+
     pub(super) fn stats(&self) -> CacheStats {
         CacheStats {
             entries: self.entries.len(),

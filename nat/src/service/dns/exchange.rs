@@ -1,7 +1,8 @@
 //! One question and the resolvers it is put to, without sockets.
 //!
 //! An [`Exchange`] says what to do next, and is told what came of it. Resolvers are asked in their order, those last that
-//! didn't answer [`DEAD_AFTER`] times running, for [`DEAD_FOR`]. A truncated answer is fetched again by TCP; a resolver that
+//! didn't answer [`DEAD_AFTER`] times running, for [`DEAD_FOR`]. While others come after it a resolver is first waited for
+//! [`IMPATIENCE`] only, so one that is silent costs a second and not its whole time-out. A truncated answer is fetched again by TCP; a resolver that
 //! doesn't understand EDNS is asked once without; one that fails leaves it to the next. Only an answer with our id and
 //! our question counts: all else is somebody guessing, and the wait goes on.
 
@@ -11,6 +12,7 @@ use std::time::Duration;
 use vswitch_core::clock::Nanos;
 
 const DEAD_AFTER: u8 = 3;
+const IMPATIENCE: Duration = Duration::from_secs(1);
 const DEAD_FOR: Duration = Duration::from_secs(30);
 /// Steps of one exchange: resolvers, rounds and the detours by TCP and without EDNS.
 const MAX_STEPS: u8 = 32;
@@ -24,6 +26,8 @@ pub enum Failure {
     NoResolver,
     #[error("no resolver answered in time; check that they can be reached")]
     Timeout,
+    #[error("there is no way to any resolver; check the host's routes")]
+    Unreachable,
     #[error("the forwarder has too many questions under way; try again")]
     Busy,
 }
@@ -63,6 +67,13 @@ impl Resolvers {
                 .collect(),
             timeout: timeout.clamp(Duration::from_millis(50), Duration::from_secs(30)),
             attempts: attempts.clamp(1, 5),
+        }
+    }
+
+    /// Has those that didn't answer asked in their place again: the network has changed.
+    pub(super) fn forgive(&mut self) {
+        for server in &mut self.servers {
+            (server.failures, server.dead_until) = (0, Nanos(0));
         }
     }
 
@@ -117,6 +128,8 @@ pub(super) struct Exchange {
     plain: bool,
     id: u16,
     steps: u8,
+    /// Some resolver was waited for in vain.
+    waited: bool,
     until: Nanos,
     /// The best bad answer so far.
     bad: Option<Vec<u8>>,
@@ -134,6 +147,7 @@ impl Exchange {
             plain: false,
             id: 0,
             steps: 0,
+            waited: false,
             until: now.after(MAX_TIME),
             bad: None,
             truncated: None,
@@ -146,10 +160,10 @@ impl Exchange {
         let over = self.at >= rounds || self.steps >= MAX_STEPS || now >= self.until;
         let server = self.server();
         let (Some(server), false, Some(_)) = (server, over, &self.question) else {
-            let failure = if self.order.is_empty() {
-                Failure::NoResolver
-            } else {
-                Failure::Timeout
+            let failure = match self.order.is_empty() {
+                true => Failure::NoResolver,
+                false if self.waited || now >= self.until => Failure::Timeout,
+                false => Failure::Unreachable,
             };
             let answer = self.truncated.take().or(self.bad.take());
             return Step::Done(answer.ok_or(failure));
@@ -163,7 +177,10 @@ impl Exchange {
         wire::put_u16(&mut message, 0, random);
         // Later rounds wait longer, as the C library does.
         let round = (self.at / self.order.len()) as u32;
-        let wait = resolvers.timeout * 2u32.pow(round.min(3));
+        let mut wait = resolvers.timeout * 2u32.pow(round.min(3));
+        if self.at + 1 < self.order.len() {
+            wait = wait.min(IMPATIENCE);
+        }
         Step::Ask {
             server,
             tcp: self.tcp,
@@ -172,13 +189,27 @@ impl Exchange {
         }
     }
 
-    fn server(&self) -> Option<SocketAddr> {
+    /// Begins anew with these resolvers, as when the list or the way to them has changed.
+    pub(super) fn restart(&mut self, resolvers: &Resolvers, now: Nanos) {
+        self.order = resolvers.order(now);
+        self.at = 0;
+        (self.tcp, self.plain) = (false, false);
+    }
+
+    /// Who is asked.
+    pub(super) fn server(&self) -> Option<SocketAddr> {
         self.order
             .get(self.at.checked_rem(self.order.len())?)
             .copied()
     }
 
-    /// No answer came in time, or the resolver can't be reached.
+    /// No answer came in time.
+    pub(super) fn timed_out(&mut self, resolvers: &mut Resolvers, now: Nanos) {
+        self.waited = true;
+        self.failed(resolvers, now);
+    }
+
+    /// The resolver can't be reached, or gave nothing that can be used.
     pub(super) fn failed(&mut self, resolvers: &mut Resolvers, now: Nanos) {
         if let Some(server) = self.server()
             && !self.tcp

@@ -22,6 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use vswitch_core::clock::{Clock, Nanos};
+use vswitch_core::sys::source::Source;
 
 const WAKE: Token = Token(usize::MAX);
 /// Events of one `poll`, and questions begun after it.
@@ -59,6 +60,8 @@ pub struct ForwarderConfig {
     pub queue: usize,
     /// Addresses of ours, which are no resolvers for us.
     pub own: Vec<IpAddr>,
+    /// Where its sockets leave from.
+    pub source: Source,
 }
 
 impl Default for ForwarderConfig {
@@ -67,6 +70,7 @@ impl Default for ForwarderConfig {
             max_in_flight: 256,
             queue: 1024,
             own: vec![],
+            source: Source::default(),
         }
     }
 }
@@ -82,6 +86,8 @@ pub enum ForwarderError {
 
 struct Shared {
     resolvers: Mutex<Option<Resolvers>>,
+    /// The host's network has changed.
+    moved: AtomicBool,
     stop: AtomicBool,
 }
 
@@ -127,6 +133,7 @@ impl Forwarder {
         let (results, responses) = bounded(config.queue + config.max_in_flight);
         let shared = Arc::new(Shared {
             resolvers: Mutex::new(None),
+            moved: AtomicBool::new(false),
             stop: AtomicBool::new(false),
         });
         let mut work = Work {
@@ -136,6 +143,7 @@ impl Forwarder {
             wake,
             shared: shared.clone(),
             resolvers: resolvers(conf, &config.own),
+            source: config.source.clone(),
             random,
             clock: Clock::default(),
             slots: (0..config.max_in_flight.max(1)).map(|_| None).collect(),
@@ -185,10 +193,17 @@ impl Forwarder {
         &self.responses
     }
 
-    /// Asks these resolvers from the next question on.
+    /// Asks these resolvers from now on; what is under way begins anew with them.
     pub fn set_resolvers(&self, conf: &ResolvConf) {
         let resolvers = resolvers(conf, &self.own);
         *self.shared.lock() = Some(resolvers);
+        self.nudge();
+    }
+
+    /// The host's addresses or routes have changed: resolvers that couldn't be reached are tried again in their place, and what was asked
+    /// from an address that isn't the one to ask from any more is asked again.
+    pub fn network_changed(&self) {
+        self.shared.moved.store(true, Relaxed);
         self.nudge();
     }
 
@@ -227,6 +242,7 @@ struct Work {
     wake: Arc<dyn Fn() + Send + Sync>,
     shared: Arc<Shared>,
     resolvers: Resolvers,
+    source: Source,
     random: Random,
     clock: Clock,
     slots: Vec<Option<Slot>>,
@@ -253,8 +269,8 @@ impl Work {
             if self.shared.stop.load(Relaxed) {
                 return;
             }
-            self.take_resolvers();
             let now = self.clock.now();
+            self.take_news(now);
             for event in &events {
                 if event.token() != WAKE {
                     self.ready(event.token().0, now);
@@ -263,16 +279,32 @@ impl Work {
             while let Some((until, at)) = self.timers.first().copied()
                 && until <= now
             {
-                self.fail(at, now);
+                self.fail(at, now, Exchange::timed_out);
             }
             more = self.begin(now);
         }
     }
 
-    fn take_resolvers(&mut self) {
+    fn take_news(&mut self, now: Nanos) {
         let new = self.shared.lock().take();
+        let moved = self.shared.moved.swap(false, Relaxed);
+        let all = new.is_some();
         if let Some(new) = new {
             self.resolvers = new;
+        } else if moved {
+            self.resolvers.forgive();
+        } else {
+            return;
+        }
+        for at in 0..self.slots.len() {
+            let Some(slot) = self.slots.get_mut(at).and_then(Option::as_mut) else {
+                continue;
+            };
+            let asked = slot.exchange.server().zip(slot.socket.as_ref());
+            if all || asked.is_some_and(|(to, s)| s.is_stale(to, &self.source)) {
+                slot.exchange.restart(&self.resolvers, now);
+                self.advance(at, now);
+            }
         }
     }
 
@@ -315,8 +347,8 @@ impl Work {
                     message,
                     until,
                 } => {
-                    let registry = self.poll.registry();
-                    match Socket::open(server, tcp, &message, registry, Token(at)) {
+                    let watched = (self.poll.registry(), Token(at));
+                    match Socket::open(server, tcp, &message, &self.source, watched) {
                         Ok(socket) => {
                             slot.socket = Some(socket);
                             slot.until = until;
@@ -344,9 +376,9 @@ impl Work {
         }
     }
 
-    fn fail(&mut self, at: usize, now: Nanos) {
+    fn fail(&mut self, at: usize, now: Nanos, how: fn(&mut Exchange, &mut Resolvers, Nanos)) {
         if let Some(slot) = self.slots.get_mut(at).and_then(Option::as_mut) {
-            slot.exchange.failed(&mut self.resolvers, now);
+            how(&mut slot.exchange, &mut self.resolvers, now);
         }
         self.advance(at, now);
     }
@@ -357,7 +389,7 @@ impl Work {
         {
             match socket.ready(&mut self.buffer) {
                 Progress::Wait => return,
-                Progress::Failed => return self.fail(at, now),
+                Progress::Failed => return self.fail(at, now, Exchange::failed),
                 Progress::Message(message) => {
                     let exchange = &mut slot.exchange;
                     match exchange.received(message, &mut self.resolvers, now) {

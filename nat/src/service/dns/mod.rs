@@ -320,13 +320,15 @@ impl Dns {
         };
         self.under_way.remove(&pending.key);
         self.limits.end(pending.port);
+        // What is to be blamed on us may be better the next time.
+        let ours = matches!(response.outcome, Err(f) if f != Failure::Timeout);
         let fetched = response.outcome.ok();
         let message = fetched.and_then(|m| reply::clean(m, &pending.key.question));
         let message = message.unwrap_or_else(|| {
             self.stats.failed += 1;
             reply::failure(&pending.key.question)
         });
-        if wire::u16_at(&message, 2).is_some_and(|f| f & flag::TC == 0) {
+        if !ours && wire::u16_at(&message, 2).is_some_and(|f| f & flag::TC == 0) {
             self.cache.put(pending.key, &message, now);
         }
         let answers = pending.waiting.into_iter().map(|(client, query)| {
@@ -359,6 +361,11 @@ impl Dns {
     /// Forgets what was fetched, as when the resolvers change.
     pub fn clear_cache(&mut self) {
         self.cache.clear();
+    }
+
+    /// Forgets what couldn't be fetched, as when the network has changed.
+    pub fn forget_failures(&mut self) {
+        self.cache.forget_failures();
     }
 
     /// What the service did.

@@ -1,6 +1,7 @@
 //! Resolver lists in the form of /etc/resolv.conf (resolv.conf(5)).
 
 use super::PORT;
+use crate::service::name;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::time::Duration;
 
@@ -52,7 +53,9 @@ pub fn parse(text: &str, scope: impl Fn(&str) -> Option<u32>) -> ResolvConf {
             }
             // The last one counts.
             Some("search" | "domain") => {
-                let names = words.map(str::to_owned).filter(|n| n != ".");
+                // A name that can't be one is no use to clients that are told of it.
+                let names = words.filter(|n| name::domain(n).is_ok());
+                let names = names.map(|n| n.trim_end_matches('.').to_ascii_lowercase());
                 conf.search = names.take(MAX_SEARCH).collect();
             }
             Some("options") => words.for_each(|w| option(&mut conf, w)),
@@ -91,6 +94,7 @@ fn option(conf: &mut ResolvConf, word: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn a_list_with_everything() {
@@ -104,7 +108,7 @@ mod tests {
                     nameserver 0.0.0.0\n\
                     nameserver 192.0.2.53\n\
                     nameserver not-an-address\n\
-                    search a.example b.example .\n\
+                    search A.example b.example. . *.example\n\
                     options ndots:99 timeout:3 attempts:0 rotate edns0 timeout:x\n";
         let conf = parse(text, |name| (name == "eth0").then_some(4));
         let servers: Vec<_> = conf.servers.iter().map(ToString::to_string).collect();
@@ -130,5 +134,34 @@ mod tests {
             .map(|n| format!("nameserver 192.0.2.{n}\n"))
             .collect();
         assert_eq!(parse(&many, |_| None).servers.len(), MAX_SERVERS);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_survived_and_what_it_says_is_read_back(
+            words in prop::collection::vec(
+                prop::sample::select(vec![
+                    "nameserver", "search", "domain", "options", "\n", "192.0.2.1", "::1", "fe80::1%eth0", "fe80::1%9",
+                    "::%3", "0.0.0.0", "ff02::1", "a.example", "B.", ".", "*", "ndots:3", "timeout:99", "attempts:x", "#", ";",
+                ]),
+                0..60,
+            ),
+            noise in ".{0,20}",
+        ) {
+            let text = words.join(" ") + &noise;
+            let scope = |name: &str| (name == "eth0").then_some(4);
+            let conf = parse(&text, scope);
+            let mut again = format!("search {}\n", conf.search.join(" "));
+            for server in &conf.servers {
+                let zone = match server {
+                    SocketAddr::V6(a) if a.scope_id() != 0 => format!("%{}", a.scope_id()),
+                    _ => String::new(),
+                };
+                again += &format!("nameserver {}{zone}\n", server.ip());
+            }
+            let secs = conf.timeout.as_secs();
+            again += &format!("options ndots:{} timeout:{secs} attempts:{}", conf.ndots, conf.attempts);
+            prop_assert_eq!(parse(&again, scope), conf);
+        }
     }
 }

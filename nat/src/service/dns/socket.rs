@@ -7,7 +7,9 @@ use super::tcp::{self, Framing};
 use mio::net::{TcpStream, UdpSocket};
 use mio::{Interest, Registry, Token};
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use vswitch_core::sys::sock::{self, Kind};
+use vswitch_core::sys::source::Source;
 
 /// Datagrams that one question may get; more is an attack.
 const MAX_DATAGRAMS: u16 = 256;
@@ -40,11 +42,12 @@ impl Socket {
         server: SocketAddr,
         tcp: bool,
         message: &[u8],
-        registry: &Registry,
-        token: Token,
+        source: &Source,
+        (registry, token): (&Registry, Token),
     ) -> io::Result<Socket> {
         if tcp {
-            let mut stream = TcpStream::connect(server)?;
+            let fd = sock::open(Kind::Tcp, server, Some(source))?;
+            let mut stream = TcpStream::from_std(fd.into());
             registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
             let out = tcp::frame(message).ok_or(ErrorKind::InvalidInput)?;
             return Ok(Socket::Tcp(Connection {
@@ -54,16 +57,27 @@ impl Socket {
                 framing: Framing::default(),
             }));
         }
-        let any: SocketAddr = if server.is_ipv4() {
-            (Ipv4Addr::UNSPECIFIED, 0).into()
-        } else {
-            (Ipv6Addr::UNSPECIFIED, 0).into()
+        let any: IpAddr = match server {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
-        let mut socket = UdpSocket::bind(any)?;
+        let from = source.towards(server.ip()).unwrap_or(any);
+        let mut socket = UdpSocket::bind((from, 0).into())?;
+        source.bind_interface(&socket, server.ip())?;
         socket.connect(server)?;
         registry.register(&mut socket, token, Interest::READABLE)?;
         socket.send(message)?;
         Ok(Socket::Udp(socket, 0))
+    }
+
+    /// Whether it is bound to another address than a new one would be.
+    pub(super) fn is_stale(&self, server: SocketAddr, source: &Source) -> bool {
+        let own = match self {
+            Socket::Udp(socket, _) => socket.local_addr(),
+            Socket::Tcp(connection) => connection.stream.local_addr(),
+        };
+        let own = own.map(|a| a.ip()).ok();
+        source.chosen(server).ok().is_some_and(|a| Some(a) != own)
     }
 
     /// Goes on after an event; to be called until it doesn't give a message.

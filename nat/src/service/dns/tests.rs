@@ -36,6 +36,7 @@ fn zone() -> Zone {
     let mut zone = Zone::new(ZoneConfig {
         domain: "Net1.example".into(),
         gateway: vec![v4(1)],
+        pinned: vec![],
         subnets: vec![
             (v4(0), 24),
             ("2001:db8:0:1::".parse().expect("an address"), 64),

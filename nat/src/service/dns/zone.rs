@@ -40,6 +40,8 @@ pub struct ZoneConfig {
     pub domain: String,
     /// The gateway's addresses, which the domain itself has.
     pub gateway: Vec<IpAddr>,
+    /// Further names, in full, with their addresses; they come before all others.
+    pub pinned: Vec<(String, Vec<IpAddr>)>,
     /// Subnets whose reverse names are ours: address and prefix length.
     pub subnets: Vec<(IpAddr, u8)>,
     /// TTL of answers in seconds.
@@ -140,6 +142,8 @@ pub struct Zone {
     domain: Name,
     /// The domain in wire form.
     suffix: Vec<u8>,
+    /// Pinned names in wire form.
+    pinned: Vec<(Vec<u8>, Vec<IpAddr>)>,
     serial: u32,
     hosts: Map<Owner, Registered>,
     nodes: Map<Box<[u8]>, Node>,
@@ -151,12 +155,15 @@ impl Zone {
     /// A zone without hosts.
     ///
     /// # Errors
-    /// When the domain can't be one.
+    /// When the domain or a pinned name can't be one.
     pub fn new(config: ZoneConfig) -> Result<Zone, InvalidName> {
         let domain = name::domain(&config.domain)?;
-        let mut suffix = labels(&domain);
-        suffix.push(0);
+        let wire = |name: &Name| [&labels(name)[..], &[0]].concat();
+        let suffix = wire(&domain);
+        let pinned = config.pinned.iter();
+        let pinned = pinned.map(|(n, a)| Ok((wire(&name::domain(n)?), a.clone())));
         Ok(Zone {
+            pinned: pinned.collect::<Result<_, InvalidName>>()?,
             config,
             domain,
             suffix,
@@ -322,6 +329,9 @@ impl Zone {
         if let Some(found) = special(question) {
             return found;
         }
+        if let Some((_, all)) = self.pinned.iter().find(|(n, _)| *n == *question.name) {
+            return addresses_of(all, question.kind);
+        }
         if let Some(address) = reverse_address(&question.name) {
             return self.look_up_reverse(address, question.kind);
         }
@@ -408,10 +418,7 @@ impl Zone {
         let records = match kind {
             kind::SOA | kind::ANY => vec![self.soa(&self.domain).1],
             rr::NS => vec![RData::NS(NS(self.domain.clone()))],
-            rr::A | rr::AAAA => {
-                let all = self.config.gateway.iter().map(|a| address_data(*a));
-                all.filter(|d| u16::from(d.record_type()) == kind).collect()
-            }
+            rr::A | rr::AAAA => return addresses_of(&self.config.gateway, kind),
             _ => vec![],
         };
         if records.is_empty() {
@@ -502,6 +509,16 @@ fn ends_at_label(mut head: &[u8]) -> bool {
         }
     }
     true
+}
+
+/// The addresses that a question asks for.
+fn addresses_of(all: &[IpAddr], kind: u16) -> Found {
+    let mut records: Vec<RData> = all.iter().map(|a| address_data(*a)).collect();
+    records.retain(|d| u16::from(d.record_type()) == kind);
+    match records.is_empty() {
+        true => Found::NoData,
+        false => Found::Records(records, vec![]),
+    }
 }
 
 fn address_data(address: IpAddr) -> RData {

@@ -45,7 +45,7 @@ fn resolvers_take_over_from_each_other() {
     let order: Vec<_> = (0..4)
         .map(|_| {
             let server = asked(x.step(&r, START, 3)).0;
-            x.failed(&mut r, START);
+            x.timed_out(&mut r, START);
             server
         })
         .collect();
@@ -60,6 +60,52 @@ fn resolvers_take_over_from_each_other() {
         x.step(&none, START, 7),
         Step::Done(Err(Failure::NoResolver))
     );
+}
+
+#[test]
+fn a_silent_one_is_waited_for_a_second_while_another_comes_after_it() {
+    let (servers, _) = resolvers(2);
+    let mut r = Resolvers::new(&servers, Duration::from_secs(5), 2, &[]);
+    let mut x = Exchange::new(upstream_query(), &r, START);
+    let mut waits = vec![];
+    while let Step::Ask { until, .. } = x.step(&r, START, 1) {
+        waits.push(until.since(START).as_secs());
+        x.timed_out(&mut r, START);
+    }
+    // A whole question takes 12 seconds at most.
+    assert_eq!(waits, [1, 5, 10, 10]);
+}
+
+#[test]
+fn what_fails_here_is_told_from_silence_and_begins_anew_elsewhere() {
+    let (_, mut r) = resolvers(2);
+    let mut x = Exchange::new(upstream_query(), &r, START);
+    for _ in 0..4 {
+        asked(x.step(&r, START, 1));
+        x.failed(&mut r, START);
+    }
+    let unreachable = Step::Done(Err(Failure::Unreachable));
+    assert_eq!(x.step(&r, START, 2), unreachable);
+    // The first of other resolvers comes first, whatever was before.
+    let other: Vec<SocketAddr> = vec![(v4(200), PORT).into()];
+    let other = Resolvers::new(&other, Duration::from_secs(1), 2, &[]);
+    let mut x = Exchange::new(upstream_query(), &r, START);
+    asked(x.step(&r, START, 3));
+    x.failed(&mut r, START);
+    x.restart(&other, START);
+    assert_eq!(asked(x.step(&other, START, 4)).0.ip(), v4(200));
+    // Who has been silent is asked first again, when that is forgiven.
+    let (servers, mut r) = resolvers(2);
+    for _ in 0..3 {
+        let mut x = Exchange::new(upstream_query(), &r, START);
+        asked(x.step(&r, START, 5));
+        x.timed_out(&mut r, START);
+    }
+    let first =
+        |r: &Resolvers| asked(Exchange::new(upstream_query(), r, START).step(r, START, 6)).0;
+    assert_eq!(first(&r), servers[1]);
+    r.forgive();
+    assert_eq!(first(&r), servers[0]);
 }
 
 #[test]

@@ -1,0 +1,6 @@
+//! What several benches need.
+
+mod draw;
+pub(crate) mod gateway;
+
+pub(crate) use draw::Draw;

@@ -1,0 +1,63 @@
+//! Where flows leave the host from: by whose gateway the container stands behind.
+
+use super::Key;
+use crate::gateway::contains;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use vswitch_core::sys::sock::{self, Kind};
+use vswitch_core::sys::source::Source;
+
+/// Sources by the prefix that a container's address is in.
+#[derive(Debug, Default)]
+pub(crate) struct Outbound(Vec<((IpAddr, u8), Source)>);
+
+impl Outbound {
+    /// The longest prefix counts, of equal ones the first.
+    pub(crate) fn new(mut by_prefix: Vec<((IpAddr, u8), Source)>) -> Outbound {
+        by_prefix.sort_by_key(|(to, _)| std::cmp::Reverse(to.1));
+        Outbound(by_prefix)
+    }
+
+    fn of(&self, inside: IpAddr) -> Option<&Source> {
+        let found = self.0.iter().find(|(prefix, _)| contains(*prefix, inside));
+        found.map(|(_, source)| source)
+    }
+
+    /// The address that a flow's socket would be bound to now.
+    pub(super) fn chosen(&self, key: &Key) -> io::Result<IpAddr> {
+        match self.of(key.inside.ip()) {
+            Some(source) => source.chosen(key.outside),
+            None => Source::default().chosen(key.outside),
+        }
+    }
+
+    /// Opens the socket of a flow.
+    pub(super) fn open(&self, kind: Kind, key: Key) -> io::Result<OwnedFd> {
+        sock::open(kind, key.outside, self.of(key.inside.ip()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_prefix_says_where_from() {
+        let ip = |a: &str| a.parse::<IpAddr>().expect("an address");
+        let by = |name: &str| Source {
+            interface: Some(name.into()),
+            ..Source::default()
+        };
+        let all = Outbound::new(vec![
+            ((ip("192.0.2.1"), 24), by("a")),
+            ((ip("192.0.2.129"), 25), by("b")),
+            ((ip("2001:db8::1"), 64), by("c")),
+        ]);
+        let of = |a: &str| all.of(ip(a)).and_then(|s| s.interface.clone());
+        assert_eq!(of("192.0.2.7").as_deref(), Some("a"));
+        assert_eq!(of("192.0.2.130").as_deref(), Some("b"));
+        assert_eq!(of("2001:db8::7").as_deref(), Some("c"));
+        assert_eq!(of("203.0.113.1"), None);
+    }
+}
