@@ -1,7 +1,7 @@
 //! Interfaces by netlink (rtnetlink(7)): what `ip link`, `ip address` and `ip route` do, in the calling thread's namespace.
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
     NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
@@ -10,7 +10,8 @@ use netlink_packet_route::link::{
     LinkFlags, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
+    RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -38,6 +39,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) mac: Option<MacAddr>,
     pub(crate) addresses: &'a [(IpAddr, u8)],
     pub(crate) gateways: &'a [IpAddr],
+    /// Gateways needn't be in a prefix of the addresses.
+    pub(crate) onlink: bool,
 }
 
 /// Sends one request and waits for the kernel's verdict.
@@ -59,6 +62,39 @@ fn ask(message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
     match answer.payload {
         NetlinkPayload::Error(e) if e.code.is_some() => Err(e.to_io()),
         _ => Ok(()),
+    }
+}
+
+/// Asks for a list.
+pub(crate) fn dump(message: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    header.sequence_number = 1;
+    let mut request = NetlinkMessage::new(header, NetlinkPayload::from(message));
+    request.finalize();
+    let mut bytes = vec![0; request.buffer_len()];
+    request.serialize(&mut bytes);
+    socket.send(&bytes, 0)?;
+    let mut list = Vec::new();
+    loop {
+        let (answers, _) = socket.recv_from_full()?;
+        let mut rest = answers.as_slice();
+        while !rest.is_empty() {
+            let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
+                .map_err(|e| io::Error::other(e.to_string()))?;
+            // Messages are aligned to four bytes (NLMSG_ALIGN).
+            let len = (answer.header.length as usize).next_multiple_of(4);
+            match answer.payload {
+                NetlinkPayload::Done(_) => return Ok(list),
+                NetlinkPayload::Error(e) => return Err(e.to_io()),
+                NetlinkPayload::InnerMessage(m) => list.push(m),
+                _ => {}
+            }
+            rest = rest.get(len.max(16)..).unwrap_or_default();
+        }
     }
 }
 
@@ -91,7 +127,7 @@ pub(crate) fn configure(setup: &Setup<'_>) -> Done {
     }
     up(index).map_err(fail("bringing up", setup.name.to_owned()))?;
     for gateway in setup.gateways {
-        add_default_route(index, *gateway)
+        add_default_route(index, *gateway, setup.onlink)
             .map_err(fail("adding the default route by", gateway.to_string()))?;
     }
     Ok(())
@@ -103,6 +139,30 @@ fn up(index: u32) -> io::Result<()> {
     link.header.flags = LinkFlags::Up;
     link.header.change_mask = LinkFlags::Up;
     ask(RouteNetlinkMessage::SetLink(link), 0)
+}
+
+/// Brings loopback up.
+pub(crate) fn loopback_up() -> Done {
+    up(index("lo")?).map_err(|source| InterfaceError {
+        act: "bringing up",
+        thing: "lo".to_owned(),
+        source,
+    })
+}
+
+/// Moves an interface to another namespace, under another name there.
+pub(crate) fn hand_over(name: &str, netns: BorrowedFd<'_>, there: &str) -> Done {
+    let mut link = LinkMessage::default();
+    link.header.index = index(name)?;
+    link.attributes
+        .push(LinkAttribute::IfName(there.to_owned()));
+    link.attributes
+        .push(LinkAttribute::NetNsFd(netns.as_raw_fd()));
+    ask(RouteNetlinkMessage::SetLink(link), 0).map_err(|source| InterfaceError {
+        act: "making interface",
+        thing: there.to_owned(),
+        source,
+    })
 }
 
 fn family(ip: IpAddr) -> AddressFamily {
@@ -128,13 +188,16 @@ fn add_address(index: u32, ip: IpAddr, len: u8) -> io::Result<()> {
     ask(RouteNetlinkMessage::NewAddress(message), flags)
 }
 
-fn add_default_route(index: u32, gateway: IpAddr) -> io::Result<()> {
+fn add_default_route(index: u32, gateway: IpAddr, onlink: bool) -> io::Result<()> {
     let mut message = RouteMessage::default();
     message.header.address_family = family(gateway);
     message.header.table = RouteHeader::RT_TABLE_MAIN;
     message.header.protocol = RouteProtocol::Static;
     message.header.scope = RouteScope::Universe;
     message.header.kind = RouteType::Unicast;
+    if onlink {
+        message.header.flags = RouteFlags::Onlink;
+    }
     let by = match gateway {
         IpAddr::V4(a) => RouteAddress::Inet(a),
         IpAddr::V6(a) => RouteAddress::Inet6(a),

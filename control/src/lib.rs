@@ -17,6 +17,7 @@ pub mod events;
 mod fnv;
 mod follow;
 pub mod handover;
+pub mod integrations;
 mod interface;
 mod listening;
 pub mod logging;

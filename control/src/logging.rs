@@ -16,7 +16,14 @@ pub enum LogFormat {
 
 /// Starts logging. `verbosity` 0 is info, 1 debug, 2 and more trace; `VSWITCH_LOG` overrules it.
 pub fn start(format: LogFormat, verbosity: u8) {
-    let level = ["info", "debug", "trace"][usize::from(verbosity.min(2))];
+    start_at(
+        format,
+        ["info", "debug", "trace"][usize::from(verbosity.min(2))],
+    );
+}
+
+/// Starts logging as text from this level on; `VSWITCH_LOG` overrules it.
+pub(crate) fn start_at(format: LogFormat, level: &str) {
     let filter = EnvFilter::try_from_env("VSWITCH_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     let base = tracing_subscriber::fmt()
         .with_env_filter(filter)

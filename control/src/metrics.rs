@@ -1,6 +1,6 @@
 //! Counters in Prometheus' text format (OpenMetrics 1.0), made when asked for.
 
-use crate::plane::{Plane, PolicyView, PortStats, RuleCounts};
+use crate::plane::{Plane, PolicyView, PortStats, PublishedView, RuleCounts};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text::encode};
 use prometheus_client::metrics::MetricType;
@@ -19,6 +19,7 @@ struct Reading {
     ports: Vec<(PortStats, Option<bool>)>,
     networks: Vec<(String, usize)>,
     rules: Vec<(String, String, RuleCounts)>,
+    published: Vec<PublishedView>,
 }
 
 /// The text.
@@ -41,6 +42,7 @@ pub(crate) fn text(plane: &Plane) -> String {
             .map(|n| (n.name, n.fdb_entries))
             .collect(),
         rules: plane.policy_views().into_iter().flat_map(rules).collect(),
+        published: plane.published_views(),
     };
     let mut registry = Registry::with_prefix("vswitch");
     registry.register_collector(Box::new(reading));
@@ -84,6 +86,26 @@ const RULE_COUNTERS: [(&str, &str, Option<Unit>, ReadRule); 4] = [
         "Bytes of the rule's connections",
         Some(Unit::Bytes),
         |c| c.bytes,
+    ),
+];
+
+type ReadPublished = fn(&PublishedView) -> u64;
+
+const PUBLISHED_COUNTERS: [(&str, &str, ReadPublished); 3] = [
+    (
+        "published_accepted",
+        "Connections, or clients, that came to the published port at sockets of the host",
+        |p| p.accepted,
+    ),
+    (
+        "published_spliced",
+        "Of these, straight into the container's namespace",
+        |p| p.spliced,
+    ),
+    (
+        "published_failed",
+        "Of all, those that didn't reach the container",
+        |p| p.failed,
     ),
 ];
 
@@ -167,6 +189,13 @@ impl Collector for Reading {
             for (policy, rule, c) in &self.rules {
                 let labels = [("policy", policy.as_str()), ("rule", rule.as_str())];
                 ConstCounter::new(read(c)).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        for (name, help, read) in &PUBLISHED_COUNTERS {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for p in &self.published {
+                let labels = [("published", p.name.as_str())];
+                ConstCounter::new(read(p)).encode(family.encode_family(&labels)?)?;
             }
         }
         self.gauges(&mut encoder)

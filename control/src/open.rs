@@ -192,6 +192,7 @@ fn configure(name: &str, port: &Port) -> Result<(), Refusal> {
         mac: port.mac.as_ref().map(|m| m.0),
         addresses: &addresses,
         gateways: &port.gateways,
+        onlink: false,
     };
     inside(name, port, || interface::configure(&setup))?.map_err(|e| {
         let remedy = "check the addresses and that a gateway is in one of their prefixes";

@@ -29,5 +29,7 @@ mod verify;
 
 pub use endpoint::Endpoint;
 pub use pipeline::Pipeline;
-pub use slirp::{HostAddresses, HostConfig, HostPort, HostPortCounters};
+pub use slirp::{
+    HostAddresses, HostConfig, HostPort, HostPortCounters, SpliceOpen, SplicePath, Splicer,
+};
 pub use vswitch_core::sys::source::Source;

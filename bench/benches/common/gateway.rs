@@ -113,6 +113,7 @@ pub(crate) fn gateway(cx: &mut Cx) -> Pipeline {
     let interface = |network: NetworkId, snat: Option<SnatConfig>| {
         let i = usize::from(network.0);
         InterfaceConfig {
+            hosts: vec![],
             host: None,
             network,
             vid: 0,

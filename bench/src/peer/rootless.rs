@@ -156,6 +156,9 @@ pub(super) fn vswitch(lab: &Lab, build: Build, mtu: u32) -> anyhow::Result<Bed> 
         switch.ctl(line)?;
     }
     let (port, to) = (PORT.to_string(), format!("{}:{PORT}", ADDRESSES[0]));
-    switch.ctl(&["publish", "add", "bench", "--ports", &port, "--to", &to])?;
+    let publish = ["publish", "add", "bench", "--splice", "--ports", &port];
+    switch.ctl(&[&publish[..], &["--to", &to]].concat())?;
+    let publish = ["publish", "add", "bench-udp", "--protocol", "udp"];
+    switch.ctl(&[&publish[..], &["--ports", &port, "--to", &to]].concat())?;
     Ok(bed(a, b, switch.host, daemon))
 }

@@ -52,6 +52,9 @@ pub(super) struct Set {
     /// What no route leads to leaves by sockets of the host, as from an ordinary process; takes no privilege.
     #[arg(long, value_name = "on|off", value_parser = on_off)]
     host_uplink: Option<bool>,
+    /// Hosts of the network beside those of the prefixes: then the gateway answers ARP and ND for all other addresses.
+    #[arg(long, value_delimiter = ',', value_name = "ADDRESS|none")]
+    hosts: Option<Vec<Member<IpAddr>>>,
     /// MAC address [default: made of the network's name].
     #[arg(long)]
     mac: Option<Mac>,
@@ -175,6 +178,7 @@ impl Set {
         put("mtu", self.mtu.map(Value::from));
         put("vlan", self.vlan.map(Value::from));
         put("uplink", self.uplink.map(Value::from));
+        put("hosts", self.hosts.as_deref().map(|h| json!(members(h))));
         put("host_uplink", table(self.host_uplink, self.host()));
         let mut nat = Map::new();
         nat.extend(self.nat.map(|on| ("off".to_owned(), Value::from(!on))));

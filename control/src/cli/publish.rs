@@ -39,8 +39,12 @@ pub(super) enum Publish {
         /// Of the ports (all, if none are named) only those that the container listens on, looked for once a second.
         #[arg(long)]
         auto: bool,
-        /// The network namespace to look in: a path, a name under /run/netns, or pid:NUMBER [default: that of the container's port].
-        #[arg(long, requires = "auto")]
+        /// TCP connections from the host's loopback go straight into the container's namespace, without crossing its network, while
+        /// there are no policies; takes that the daemon may enter it.
+        #[arg(long)]
+        splice: bool,
+        /// The container's namespace, for these two: a path, a name under /run/netns, or pid:NUMBER [default: that of its port].
+        #[arg(long)]
         netns: Option<String>,
     },
     /// Publish a port no longer; connections that exist go on.
@@ -62,6 +66,7 @@ pub(super) async fn run(s: &Session, command: Publish) -> Done {
             network,
             protocol,
             auto,
+            splice,
             netns,
         } => {
             let port = PublishedPort {
@@ -71,6 +76,7 @@ pub(super) async fn run(s: &Session, command: Publish) -> Done {
                 address,
                 network,
                 auto,
+                splice,
                 netns,
             };
             let body = serde_json::to_value(&port).unwrap_or_default();
@@ -133,7 +139,10 @@ fn row(p: &PublishedView) -> Vec<String> {
             None if p.host.is_empty() => "-".into(),
             None => host.join(","),
         },
-        p.accepted.to_string(),
+        match p.spliced {
+            0 => p.accepted.to_string(),
+            n => format!("{} ({n} spliced)", p.accepted),
+        },
         p.failed.to_string(),
     ]
 }

@@ -215,6 +215,15 @@ pub(super) struct DnsOptions {
     )]
     #[serde(skip)]
     services: Vec<Service>,
+    /// The gateway's addresses that DNS is served at, one of a family [default: the one of the client's prefix].
+    #[arg(
+        id = "dns-at",
+        long = "dns-at",
+        value_delimiter = ',',
+        value_name = "ADDRESS|none"
+    )]
+    #[serde(skip)]
+    at: Option<Vec<Member<IpAddr>>>,
     /// Resolvers to ask; host: those of the host's /etc/resolv.conf, as it changes [default: host].
     #[arg(
         id = "dns-upstream",
@@ -346,6 +355,7 @@ impl DnsOptions {
     /// An error names a service whose name isn't among the records.
     pub(super) fn patch(&self) -> Result<Option<Value>, String> {
         let mut map = patch(self);
+        put(&mut map, "at", self.at.as_ref());
         put(&mut map, "upstream", self.upstream.as_ref());
         if let Some(records) = &self.records {
             let mut records: Vec<DnsRecord> = members(records).into_iter().map(|r| r.0).collect();

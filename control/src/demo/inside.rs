@@ -127,6 +127,7 @@ fn set_up() -> Result<(), String> {
         mac: None,
         addresses: &[],
         gateways: &[],
+        onlink: false,
     };
     interface::configure(&loopback).map_err(|e| e.to_string())?;
     probe::serve().map_err(told("starting the container's services"))

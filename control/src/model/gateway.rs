@@ -23,6 +23,11 @@ pub struct Gateway {
     /// Its addresses in the network, with the length of the prefix.
     #[serde(default)]
     pub addresses: Vec<Cidr>,
+    /// Hosts of the network beside those of these prefixes. Where there are any, all other addresses are behind the gateway, which
+    /// answers ARP and neighbour discovery for them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub hosts: Vec<IpAddr>,
     /// Its MAC address; made of the network's name by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<Mac>,
@@ -57,6 +62,9 @@ pub struct Gateway {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dns: Option<Dns>,
 }
+
+/// Most hosts of a gateway.
+const MAX_HOSTS: usize = 256;
 
 /// Source translation (SNAT).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -225,6 +233,15 @@ impl Gateway {
                 );
             }
         }
+        let unfit = |ip: &&IpAddr| ip.is_multicast() || ip.is_loopback() || ip.is_unspecified();
+        if let Some(ip) = self.hosts.iter().find(unfit) {
+            let reason = format!("{ip} can't be a host's address");
+            return at("hosts", reason, "use unicast addresses");
+        }
+        if self.hosts.len() > MAX_HOSTS {
+            let reason = format!("{} are too many", self.hosts.len());
+            return at("hosts", reason, "use 256 at most, or a prefix");
+        }
         if let Some(m) = &self.mac
             && m.0.is_group()
         {
@@ -356,6 +373,7 @@ impl Topology {
                 vid: vlan,
                 mac: g.mac_in(name),
                 addresses: g.addresses.iter().map(|c| c.0).collect(),
+                hosts: g.hosts.clone(),
                 mtu: g.mtu,
                 uplink: g.uplink,
                 host: g.host_uplink.as_ref().map(HostUplink::to_config),

@@ -74,7 +74,11 @@ pub struct PublishedPort {
     /// Of the ports, only those that the container listens on and the host doesn't, as it is found once a second.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub auto: bool,
-    /// The network namespace in which they are looked for: a path, a name under /run/netns, or `pid:NUMBER`. By default that of
+    /// TCP connections from the host's loopback go straight into the container's namespace, without crossing its network, while there are
+    /// no policies; takes that the daemon may enter it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub splice: bool,
+    /// The container's network namespace, for these two: a path, a name under /run/netns, or `pid:NUMBER`. By default that of
     /// the port that has the address they lead to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub netns: Option<String>,
@@ -91,8 +95,23 @@ impl PublishedPort {
             address: None,
             network: None,
             auto: false,
+            splice: false,
             netns: None,
         }
+    }
+}
+
+impl PublishedPort {
+    /// Where a connection to one of the host's addresses leads, if that is one place.
+    pub(crate) fn target(&self, at: SocketAddr) -> Option<SocketAddr> {
+        let b = self
+            .to
+            .iter()
+            .find(|b| b.0.address.is_ipv4() == at.is_ipv4())?;
+        let (first, _) = self.ports.0;
+        let port = b.0.port.unwrap_or(first);
+        let port = port.checked_add(at.port().checked_sub(first)?)?;
+        Some(SocketAddr::new(b.0.address, port))
     }
 }
 
@@ -125,8 +144,8 @@ impl Topology {
                 let remedy = "name a port, or give the container's gateway a host uplink";
                 return at("ports", reason, remedy);
             }
-            if p.auto
-                && let Err((field, reason, remedy)) = self.check_auto(p)
+            if (p.auto || p.splice)
+                && let Err((field, reason, remedy)) = self.check_inside(p)
             {
                 return at(field, reason, remedy);
             }
@@ -177,23 +196,36 @@ impl Topology {
         Ok(())
     }
 
-    fn check_auto(&self, p: &PublishedPort) -> Result<(), (&'static str, String, &'static str)> {
+    /// What is looked into, or connected to inside, is one container of which that can be done.
+    fn check_inside(&self, p: &PublishedPort) -> Result<(), (&'static str, String, &'static str)> {
+        let field = if p.auto { "auto" } else { "splice" };
         if self.host_addresses(p).is_empty() {
-            let reason = "what a container listens on is published at the host only".to_owned();
+            let reason = "that is for ports of the host only, and it isn't one".to_owned();
             let remedy = "give the container's gateway a host uplink, and leave out network";
-            return Err(("auto", reason, remedy));
+            return Err((field, reason, remedy));
+        }
+        if p.splice && p.protocol != Protocol::Tcp {
+            let reason = "only connections of TCP are spliced".to_owned();
+            return Err(("splice", reason, "leave it out"));
         }
         let four = p.to.iter().filter(|b| b.0.address.is_ipv4()).count();
         if four > 1 || p.to.len() - four > 1 {
-            let reason = "it is one container that is looked into".to_owned();
+            let reason = "several back ends aren't one container".to_owned();
             return Err(("to", reason, "name one address of each family"));
         }
-        if self.namespace_of(p).is_none() {
-            let reason = "it isn't known in which namespace to look".to_owned();
-            let remedy = "set netns, or the addresses and netns of the container's port";
-            return Err(("netns", reason, remedy));
-        }
         Ok(())
+    }
+
+    /// Why a published port that has to do with its container's namespace has nothing to do, and the remedy.
+    pub(crate) fn lacks_namespace(
+        &self,
+        p: &PublishedPort,
+    ) -> Option<(&'static str, &'static str)> {
+        let lacks = (p.auto || p.splice) && self.namespace_of(p).is_none();
+        lacks.then_some((
+            "the container's namespace isn't known",
+            "set netns, or the addresses and netns of the container's port",
+        ))
     }
 
     /// The namespace of the container that a published port leads to, as far as it is known.
@@ -250,7 +282,7 @@ impl Topology {
         let behind = |b: &IpAddr| {
             gateways().filter(|g| g.host_uplink.is_some()).any(|g| {
                 let mut reached = g.addresses.iter().chain(g.routes.iter().map(|r| &r.to));
-                reached.any(|c| contains(c.0, *b))
+                reached.any(|c| contains(c.0, *b)) || g.hosts.contains(b)
             })
         };
         let any: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];

@@ -241,6 +241,10 @@ pub struct Dns {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(value_type = Vec<String>)]
     pub upstream: Vec<IpAddr>,
+    /// Addresses of the gateway that DNS is served at, one of a family at most; by default the one of the client's prefix.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub at: Vec<IpAddr>,
     /// Further names.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub records: Vec<DnsRecord>,
@@ -329,7 +333,13 @@ impl Gateway {
                 }
             }
         }
-        let own_dns = self.dns.iter().map(|_| own);
+        let dns_at = |d: &Dns| {
+            d.at.iter().find_map(|ip| match ip {
+                IpAddr::V4(ip) => Some(*ip),
+                IpAddr::V6(_) => None,
+            })
+        };
+        let own_dns = self.dns.iter().map(|d| dns_at(d).unwrap_or(own));
         let domain = dhcp.domain.clone().or_else(|| self.domain_in(network));
         Some(dhcp4::Config {
             pools: dhcp.pools.iter().map(|r| (r.0, r.1)).collect(),
@@ -354,11 +364,17 @@ impl Gateway {
 
     fn ra_in(&self, network: &str) -> Option<ra::Config> {
         let ra = self.ra.as_ref()?;
+        let at = self.dns.iter().flat_map(|d| &d.at);
+        let at = at.filter_map(|ip| match ip {
+            IpAddr::V6(ip) => Some(*ip),
+            IpAddr::V4(_) => None,
+        });
         let own_dns = self
             .v6()
             .map(|(a, _)| a)
             .take(usize::from(self.dns.is_some()));
         let dns = match &ra.dns[..] {
+            [] if at.clone().next().is_some() => at.collect(),
             [] => own_dns.collect(),
             given => given.to_vec(),
         };
@@ -450,6 +466,16 @@ impl Gateway {
                 return at("dns", reason, "use 8 at most");
             }
             let own = |ip: &&IpAddr| self.addresses.iter().any(|a| a.0.0 == **ip);
+            if let Some(ip) = dns.at.iter().find(|ip| !own(ip)) {
+                let reason = format!("{ip} isn't an address of the gateway");
+                return at("dns", reason, "add it to the gateway's addresses");
+            }
+            if let [a, b, ..] = &dns.at[..]
+                && (a.is_ipv4() == b.is_ipv4() || dns.at.len() > 2)
+            {
+                let reason = format!("{a} and {b} are of one family, or there are more");
+                return at("dns", reason, "serve DNS at one IPv4 and one IPv6 address");
+            }
             if let Some(ip) = dns.upstream.iter().find(own) {
                 let reason = format!("{ip} is the gateway itself");
                 return at("dns", reason, "name another resolver");
@@ -533,6 +559,7 @@ impl Gateway {
             }),
             ra,
             dns: self.zone_in(name),
+            dns_at: self.dns.iter().flat_map(|d| d.at.clone()).collect(),
             hosts,
         }
     }

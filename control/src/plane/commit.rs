@@ -136,6 +136,10 @@ impl Plane {
             return Ok(());
         }
         self.policy.clone_from(&policy);
+        if policy.is_some() {
+            // Nothing judges what was spliced.
+            self.host_ports.splicing.reset();
+        }
         let mut config = whole.to_gateway(|n| self.networks.get(n).copied());
         config.policy = policy;
         self.published = whole.publish;

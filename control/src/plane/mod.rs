@@ -18,6 +18,7 @@ mod host;
 mod policy;
 mod publish;
 mod services;
+mod splice;
 mod trace;
 mod view;
 
@@ -500,6 +501,7 @@ impl Plane {
             w.stop();
         }
         self.end_forwarders();
+        self.host_ports.splicing.end();
         self.ports.clear();
     }
 }

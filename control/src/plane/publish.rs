@@ -5,6 +5,7 @@
 
 use super::Plane;
 use super::commit::dead;
+use super::splice::Splicing;
 use super::view::PublishedView;
 use crate::api::exists;
 use crate::listening;
@@ -30,6 +31,8 @@ const UNPRIVILEGED: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
 struct Open {
     name: String,
     counters: Arc<HostPortCounters>,
+    /// Where its connections from loopback go, by the sockets of which namespace.
+    spliced: Option<(SocketAddr, String)>,
 }
 
 /// All that listen, and why published ones don't.
@@ -41,6 +44,7 @@ pub(super) struct HostPorts {
     found: Found,
     /// Told when a container is to be looked into.
     changed: Arc<Notify>,
+    pub(super) splicing: Splicing,
 }
 
 /// The name that one found was published under.
@@ -185,6 +189,7 @@ impl Plane {
     ) -> Result<Listening, Refusal> {
         let mut listening = Listening::default();
         let done = self.open_host_ports(wanted, lenient, &mut listening);
+        let done = done.and_then(|()| self.prepare_splices(wanted, lenient));
         match done {
             Ok(()) => Ok(listening),
             Err(refusal) => {
@@ -380,10 +385,36 @@ impl Plane {
         for (port, (name, fd)) in listening.new {
             new.push(self.enter_host_port(name, port, fd));
         }
-        if gone.is_empty() && new.is_empty() {
-            return Ok(());
+        if !gone.is_empty() || !new.is_empty() {
+            self.tell_host_ports(gone, new)?;
         }
-        self.tell_host_ports(gone, new)
+        self.commit_splices()
+    }
+
+    /// Tells which ports' connections from loopback go where, as far as that has changed.
+    fn commit_splices(&mut self) -> Result<(), Refusal> {
+        let whole = self.desired.with_found(&self.host_ports.found);
+        let HostPorts { open, splicing, .. } = &mut self.host_ports;
+        let mut paths = Vec::new();
+        for (port, o) in open.iter_mut() {
+            let to = whole.publish.get(&o.name).filter(|p| p.splice);
+            let to = to
+                .and_then(|p| Some((p.target(port.at)?, self.desired.namespace_of(p)?.to_owned())));
+            if to != o.spliced {
+                let path = to
+                    .as_ref()
+                    .and_then(|(to, namespace)| splicing.path(*to, namespace));
+                // One that can't be entered now is tried again with the next change.
+                o.spliced = to.filter(|_| path.is_some());
+                paths.push((*port, path));
+            }
+        }
+        match self.workers.first() {
+            Some(first) if !paths.is_empty() => first
+                .call(move |w| w.stage.gateway.host_splice(paths))
+                .map_err(dead),
+            _ => Ok(()),
+        }
     }
 
     fn enter_host_port(&mut self, name: String, port: HostPort, fd: OwnedFd) -> HostListener {
@@ -391,6 +422,7 @@ impl Plane {
         let open = Open {
             name,
             counters: counters.clone(),
+            spliced: None,
         };
         self.host_ports.open.insert(port, open);
         HostListener { port, fd, counters }
@@ -431,6 +463,16 @@ impl Plane {
         if wanted.publish.contains_key(name) {
             return Err(exists("adding", "published port", name));
         }
+        if let Some((reason, remedy)) = wanted.lacks_namespace(&port) {
+            let thing = format!("port `{name}`");
+            return Err(Refusal::new(
+                Kind::Invalid,
+                "publishing",
+                thing,
+                reason,
+                remedy,
+            ));
+        }
         wanted.publish.insert(name.to_owned(), port);
         self.apply(wanted)?;
         self.published_view(name)
@@ -454,6 +496,8 @@ impl Plane {
         let host: BTreeSet<_> = open.clone().map(|(p, _)| p.at.ip()).collect();
         let sum =
             |of: fn(&HostPortCounters) -> u64| open.clone().map(|(_, o)| of(&o.counters)).sum();
+        let lacks = self.desired.lacks_namespace(&config);
+        let fault = self.host_ports.faults.get(name).cloned();
         Some(PublishedView {
             name: name.to_owned(),
             host: host.into_iter().collect(),
@@ -465,9 +509,10 @@ impl Plane {
                 false => BTreeSet::new(),
             },
             config,
-            fault: self.host_ports.faults.get(name).cloned(),
+            fault: fault.or_else(|| Some(lacks?.0.to_owned())),
             accepted: sum(|c| c.accepted.get()),
-            failed: sum(|c| c.failed.get()),
+            spliced: sum(|c| c.spliced.get()),
+            failed: sum(|c| c.failed.get() + c.unreached.get()),
         })
     }
 

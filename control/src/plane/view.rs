@@ -101,7 +101,10 @@ pub struct PublishedView {
     /// Connections that came to the host's port; of UDP, clients.
     #[serde(default)]
     pub accepted: u64,
-    /// Of these, those that didn't reach the container.
+    /// Of these, those that went straight into the container's namespace.
+    #[serde(default)]
+    pub spliced: u64,
+    /// Of all, those that didn't reach the container.
     #[serde(default)]
     pub failed: u64,
 }

@@ -28,7 +28,7 @@ impl Ports {
     pub(super) fn read(text: &str) -> Option<(u16, u16)> {
         let (from, to) = text.split_once('-').unwrap_or((text, text));
         let (from, to) = (from.trim().parse().ok()?, to.trim().parse().ok()?);
-        (0 < from && from <= to || to == 0).then_some((from, to))
+        (0 < from && from <= to || (from, to) == (0, 0)).then_some((from, to))
     }
 }
 

@@ -156,7 +156,7 @@ impl fmt::Display for Peers {
 
 impl PortList {
     fn read(text: &str) -> Option<Vec<(u16, u16)>> {
-        list(text, super::Ports::read)
+        list(text, |one| super::Ports::read(one).filter(|p| p.0 != 0))
     }
 }
 

@@ -52,10 +52,18 @@ fn put(
 }
 
 impl Gateway {
-    /// Whether DNS is served to `from` at `to`: hosts of the network, at the gateway's address of their prefix.
+    /// Whether DNS is served to `from` at `to`: hosts of the network, at the gateway's address that is for it.
     pub(super) fn asked_here(&self, network: NetworkId, from: IpAddr, to: IpAddr) -> bool {
         let own = self.interface(network);
-        own.is_some_and(|own| own.on_link(from) && own.source_for(from) == Some(to))
+        own.is_some_and(|own| own.on_link(from)) && self.dns_address(network, from) == Some(to)
+    }
+
+    /// The address that `client` is served DNS at: the one configured of its family, else the gateway's of its prefix.
+    fn dns_address(&self, network: NetworkId, client: IpAddr) -> Option<IpAddr> {
+        let at = self.services.dns_at(network);
+        let configured = at.iter().find(|a| a.is_ipv4() == client.is_ipv4());
+        let prefix = || self.interface(network)?.source_for(client);
+        configured.copied().or_else(prefix)
     }
 
     /// A question in a datagram.
@@ -130,8 +138,9 @@ impl Gateway {
                 continue;
             }
             let hop = client.address.ip();
-            let from = self.interface(network).and_then(|i| i.source_for(hop));
-            let Some(from) = from else { continue };
+            let Some(from) = self.dns_address(network, hop) else {
+                continue;
+            };
             let from: SocketAddr = (from, dns::PORT).into();
             match self.neighbours.mac_of(network, hop) {
                 Some(to) => {

@@ -16,7 +16,7 @@ use super::route::Route;
 use super::{Gateway, GatewayConfig};
 use crate::Endpoint;
 use crate::reply::{self, Cause};
-use crate::slirp::{HostAddresses, Out, Outbound, Slirp};
+use crate::slirp::{self, HostAddresses, Out, Outbound, Slirp};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use vswitch_core::bridge::{Bridge, NetworkId};
@@ -68,25 +68,15 @@ pub(super) fn routes(config: &GatewayConfig) -> Vec<Route> {
     all.map(route).to_vec()
 }
 
-/// The address that the host goes outside by. Asking the kernel opens a socket for a moment, which sends nothing.
-fn own_address(own: &Interface, v4: bool) -> Option<IpAddr> {
-    // What only a default route leads to (RFC 5737, RFC 3849).
-    let outside: IpAddr = match v4 {
-        true => Ipv4Addr::new(192, 0, 2, 1).into(),
-        false => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
-    };
-    let source = &own.config.host.as_ref()?.source;
-    let found = source.chosen((outside, 9).into()).ok()?;
-    (!found.is_loopback() && !found.is_unspecified()).then_some(found)
-}
-
 /// Where flows leave from, by the networks' prefixes and what lies behind their routers.
 fn outbound(config: &GatewayConfig) -> Outbound {
     let mut all = Vec::new();
     for i in &config.interfaces {
         let Some(host) = &i.host else { continue };
         let behind = config.routes.iter().filter(|r| r.network == i.network);
-        let prefixes = i.addresses.iter().copied().chain(behind.map(|r| r.to));
+        let hosts = i.hosts.iter().map(|ip| (*ip, 128));
+        let prefixes = i.addresses.iter().copied().chain(hosts);
+        let prefixes = prefixes.chain(behind.map(|r| r.to));
         all.extend(prefixes.map(|to| (to, host.source.clone())));
     }
     Outbound::new(all)
@@ -129,10 +119,15 @@ impl Gateway {
             return;
         };
         let mut merged = first.clone();
-        merged.loopback |= wanted.any(|h| h.loopback);
+        for other in wanted {
+            merged.loopback |= other.loopback;
+            merged.own_addresses.extend_from_slice(&other.own_addresses);
+        }
+        let judged = self.policy.is_some();
         let outbound = outbound(config);
         if let Some(uplink) = &mut self.host.uplink {
             uplink.slirp.configure(merged, outbound);
+            uplink.slirp.allow_splices(!judged);
             return;
         }
         let seed = self.random();
@@ -141,6 +136,7 @@ impl Gateway {
             vid: 0,
             mac: MacAddr::ZERO,
             addresses: Vec::new(),
+            hosts: Vec::new(),
             mtu: MTU,
             uplink: true,
             host: None,
@@ -150,6 +146,7 @@ impl Gateway {
         let counters = self.host.counters.clone();
         let mut slirp = Slirp::new(merged.clone(), self.host.watch.clone(), seed, counters);
         slirp.configure(merged, outbound);
+        slirp.allow_splices(!judged);
         self.host.uplink = Some(Box::new(Uplink { interface, slirp }));
     }
 
@@ -179,7 +176,16 @@ impl Gateway {
         }
         let own = self.interface(network)?;
         let at: IpAddr = match to.addr {
-            _ if !own.is_host(to.addr) => own_address(own, to.addr.is_ipv4())?,
+            _ if !own.is_host(to.addr) => {
+                let source = &own.config.host.as_ref()?.source;
+                let at = slirp::own_address(source, to.addr.is_ipv4())?;
+                // Where a container has the host's own address, its packets keep the one that stands for that; the backend knows.
+                if own.config.hosts.contains(&at) {
+                    to.addr
+                } else {
+                    at
+                }
+            }
             IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
             IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
         };

@@ -7,7 +7,7 @@
 use super::Gateway;
 use super::host::HOST;
 use crate::Endpoint;
-use crate::slirp::{HostPort, HostPortCounters};
+use crate::slirp::{HostPort, HostPortCounters, SplicePath};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
@@ -69,6 +69,16 @@ impl Gateway {
         self.host.given = true;
         cx.again();
         done
+    }
+
+    /// Has connections from the host's loopback to some ports go straight into the container's namespace, or no longer. While there is
+    /// a policy they never do, as nothing would judge them.
+    pub fn host_splice(&mut self, paths: Vec<(HostPort, Option<SplicePath>)>) {
+        if let Some(uplink) = self.host.uplink.as_deref_mut() {
+            for (port, path) in paths {
+                uplink.slirp.set_splice(port, path);
+            }
+        }
     }
 
     /// Whether what comes from a network is for a published port at a socket of the host.

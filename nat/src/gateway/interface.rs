@@ -19,6 +19,9 @@ pub struct InterfaceConfig {
     pub mac: MacAddr,
     /// Addresses with the lengths of their prefixes.
     pub addresses: Vec<(IpAddr, u8)>,
+    /// Hosts of the network beside those of the prefixes. Where there are any, all else is behind the gateway: it answers ARP and ND for
+    /// every other address (RFC 1027, RFC 4389).
+    pub hosts: Vec<IpAddr>,
     /// Largest packet (L3 length, bytes).
     pub mtu: u32,
     /// The network leads outside: nothing comes in from it that wasn't asked for or published.
@@ -52,13 +55,26 @@ impl Interface {
         ip == IpAddr::V6(self.link_local) || self.config.addresses.iter().any(|(a, _)| *a == ip)
     }
 
-    /// Whether the interface answers ARP and ND for the address: its own, or one that what leaves by it is translated to.
-    pub(crate) fn speaks_for(&self, ip: IpAddr) -> bool {
+    /// Whether the interface answers ARP and ND for the address: its own, or one that what leaves by it is translated to; for one that is
+    /// behind the gateway only if it isn't `probed`, asked for by who would have it.
+    pub(crate) fn speaks_for(&self, ip: IpAddr, probed: bool) -> bool {
         let pool = self.config.snat.as_ref().map(|s| &s.addresses);
         self.has(ip)
             || pool.is_some_and(|p| p.contains(&ip))
             || self.is_host(ip)
             || self.is_hosts_own(ip)
+            || !probed && self.is_proxied(ip)
+    }
+
+    /// Whether the address is behind the gateway, as all are but those of the hosts.
+    fn is_proxied(&self, ip: IpAddr) -> bool {
+        let hosts = &self.config.hosts;
+        let odd = match ip {
+            IpAddr::V4(a) => a.is_broadcast(),
+            IpAddr::V6(a) => a.segments()[0] & 0xffc0 == 0xfe80,
+        };
+        let odd = odd || ip.is_unspecified() || ip.is_multicast() || ip.is_loopback();
+        !hosts.is_empty() && !odd && !hosts.contains(&ip)
     }
 
     /// Whether the address stands for the host's own address outside.
@@ -85,7 +101,9 @@ impl Interface {
     /// Whether the address is in one of the interface's prefixes.
     pub(crate) fn on_link(&self, ip: IpAddr) -> bool {
         let link_local = matches!(ip, IpAddr::V6(a) if a.segments()[0] & 0xffc0 == 0xfe80);
-        link_local || self.config.addresses.iter().any(|p| contains(*p, ip))
+        link_local
+            || self.config.addresses.iter().any(|p| contains(*p, ip))
+            || self.config.hosts.contains(&ip)
     }
 
     /// The address to speak to `to` from: one of the same prefix, else the first of the family.
@@ -133,6 +151,7 @@ mod tests {
             vid: 0,
             mac: MacAddr([2, 0, 0, 0, 0, 0xfe]),
             addresses: vec![(ip("192.0.2.1"), 25), (ip("2001:db8::1"), 64)],
+            hosts: vec![],
             mtu: 1500,
             uplink: false,
             host: None,
@@ -144,6 +163,17 @@ mod tests {
         assert!(i.on_link(ip("192.0.2.100")) && !i.on_link(ip("192.0.2.200")));
         assert!(i.is_broadcast(ip("192.0.2.127")) && i.is_broadcast(ip("192.0.2.0")));
         assert!(!i.is_broadcast(ip("192.0.2.255")) && i.is_broadcast(ip("255.255.255.255")));
+        assert!(i.speaks_for(ip("192.0.2.1"), true) && !i.speaks_for(ip("192.0.2.9"), false));
+        let proxy = Interface::new(InterfaceConfig {
+            addresses: vec![(ip("192.0.2.1"), 32)],
+            hosts: vec![ip("198.51.100.7")],
+            ..i.config.clone()
+        });
+        assert!(proxy.on_link(ip("198.51.100.7")) && !proxy.on_link(ip("198.51.100.8")));
+        let speaks = |a, probed| proxy.speaks_for(ip(a), probed);
+        assert!(speaks("198.51.100.8", false) && speaks("2001:db8::9", false));
+        assert!(!speaks("198.51.100.8", true) && !speaks("198.51.100.7", false));
+        assert!(!speaks("fe80::9", false) && !speaks("255.255.255.255", false));
         assert_eq!(i.source_for(ip("203.0.113.1")), Some(ip("192.0.2.1")));
         assert_eq!(i.source_for(ip("fe80::9")), Some(ip("fe80::ff:fe00:fe")));
         assert_eq!(i.source_for(ip("2001:db8:1::9")), Some(ip("2001:db8::1")));

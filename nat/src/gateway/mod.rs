@@ -185,6 +185,11 @@ impl Gateway {
         self.counters.held.set(self.held);
         let mut routes = config.routes.clone();
         for c in &config.interfaces {
+            routes.extend(c.hosts.iter().map(|ip| Route {
+                to: (*ip, if ip.is_ipv4() { 32 } else { 128 }),
+                via: None,
+                network: c.network,
+            }));
             routes.extend(c.addresses.iter().map(|to| Route {
                 to: *to,
                 via: None,
@@ -417,7 +422,9 @@ impl Gateway {
     /// Whether it is an ARP or ND request for one of our addresses.
     fn asks_us(&self, network: NetworkId, e: &Entry) -> bool {
         let own = self.interface(network);
-        resolve::read(e).is_some_and(|m| m.asks && own.is_some_and(|i| i.speaks_for(m.target)))
+        resolve::read(e).is_some_and(|m| {
+            m.asks && own.is_some_and(|i| i.speaks_for(m.target, m.sender.is_none()))
+        })
     }
 
     /// Learns from an ARP or ND message, and answers it; true if it was for us alone.
@@ -443,7 +450,7 @@ impl Gateway {
             return false;
         };
         let (vid, mac) = (own.config.vid, own.config.mac);
-        let asks_us = m.asks && own.speaks_for(m.target);
+        let asks_us = m.asks && own.speaks_for(m.target, m.sender.is_none());
         if let Some((ip, from)) = m.sender
             && own.on_link(ip)
             && !own.has(ip)

@@ -15,7 +15,7 @@ use crate::service::dns::{self, Dns, Forwarder, Host, Listener, Zone, ZoneConfig
 use crate::service::{dhcp6, ra};
 use hashbrown::HashMap;
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use vswitch_core::bridge::{Bridge, NetworkId};
 use vswitch_core::clock::Nanos;
@@ -54,6 +54,8 @@ pub struct NetworkServices {
     pub dhcp6: Option<dhcp6::Config>,
     /// Names.
     pub dns: Option<ZoneConfig>,
+    /// The gateway's addresses that DNS is served at, one of a family at most; where there is none, the one of the client's prefix.
+    pub dns_at: Vec<IpAddr>,
     /// Hosts of the zone by owner; a container's is its port's name.
     pub hosts: Vec<(String, Host)>,
 }
@@ -84,6 +86,13 @@ impl Services {
         self.networks
             .get_mut(usize::from(network.0))?
             .as_deref_mut()
+    }
+
+    /// Addresses that DNS is served at, as configured.
+    pub(super) fn dns_at(&self, network: NetworkId) -> &[IpAddr] {
+        let served = self.networks.get(usize::from(network.0));
+        let served = served.and_then(Option::as_deref);
+        served.map_or(&[], |s| &s.config.dns_at)
     }
 
     /// Who asks resolvers.

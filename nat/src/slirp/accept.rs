@@ -51,8 +51,20 @@ impl Slirp {
                 return false;
             }
             match listen::accept(&l.fd) {
-                Ok((fd, peer)) => {
+                Ok((mut fd, peer)) => {
                     l.counters.accepted.add(1);
+                    if let Some(path) = &l.splice
+                        && self.splices
+                        && peer.ip().is_loopback()
+                    {
+                        match path.hand_over(fd, &l.counters) {
+                            Ok(()) => {
+                                l.counters.spliced.add(1);
+                                continue;
+                            }
+                            Err(back) => fd = back,
+                        }
+                    }
                     let own = match l.port.at {
                         at if at.ip().is_unspecified() => sock::local(&fd),
                         at => Ok(at),

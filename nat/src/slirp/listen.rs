@@ -10,7 +10,7 @@
 //! answer, and while there are as many, or no descriptor is left, the others wait in the kernel's backlog, which is bounded. Datagrams
 //! of all clients share the socket ([`super::served`]).
 
-use super::{Flow, Slirp};
+use super::{Flow, Slirp, SplicePath};
 use hashbrown::HashMap;
 use std::collections::VecDeque;
 use std::io;
@@ -44,6 +44,10 @@ pub struct HostPortCounters {
     pub accepted: Counter,
     /// Of these, those that didn't reach the container: policy forbade them, it refused them or didn't answer.
     pub failed: Counter,
+    /// Connections that went straight into the container's namespace.
+    pub spliced: Counter,
+    /// Of these, those that reached nobody there.
+    pub unreached: Counter,
 }
 
 #[derive(Debug)]
@@ -51,6 +55,8 @@ pub(super) struct Listener {
     pub(super) port: HostPort,
     pub(super) fd: OwnedFd,
     pub(super) counters: Arc<HostPortCounters>,
+    /// Where connections from the host's loopback go.
+    pub(super) splice: Option<SplicePath>,
     /// Connections that wait for the container's answer.
     pub(super) waiting: usize,
     /// It has something to do, and waits for its turn.
@@ -160,6 +166,7 @@ impl Slirp {
                 port,
                 fd,
                 counters,
+                splice: None,
                 waiting: 0,
                 queued: false,
                 stalled: false,
@@ -171,6 +178,19 @@ impl Slirp {
         all.touch(i as u32);
         self.table.set_aside(self.listeners.len());
         Ok(())
+    }
+
+    /// Has connections from the host's loopback take a way of their own, or no longer.
+    pub(crate) fn set_splice(&mut self, port: HostPort, path: Option<SplicePath>) {
+        let i = self.listeners.index.get(&port).copied();
+        if let Some(l) = i.and_then(|i| self.listeners.get(i)) {
+            l.splice = path;
+        }
+    }
+
+    /// Whether they may: nothing judges what goes there.
+    pub(crate) fn allow_splices(&mut self, allowed: bool) {
+        self.splices = allowed;
     }
 
     /// Closes a listening socket. Its connections go on; datagrams have lost their way.

@@ -24,6 +24,7 @@ mod outgoing;
 mod packet;
 mod ping;
 mod served;
+mod splice;
 mod table;
 pub mod tcp;
 mod udp;
@@ -31,7 +32,8 @@ mod whole;
 
 pub use listen::{HostPort, HostPortCounters};
 pub use moved::HostAddresses;
-pub(crate) use outbound::Outbound;
+pub(crate) use outbound::{Outbound, own_address};
+pub use splice::{Open as SpliceOpen, SplicePath, Splicer};
 
 use crate::reply::Cause;
 use std::collections::VecDeque;
@@ -114,6 +116,8 @@ pub(crate) struct Slirp {
     watch: Option<Watch>,
     table: Table<Flow>,
     listeners: listen::Listeners,
+    /// Connections from the host's loopback may go straight inside.
+    splices: bool,
     dirty: VecDeque<u32>,
     out: Vec<Out>,
     frames: Vec<Frame>,
@@ -164,6 +168,7 @@ impl Slirp {
             watch,
             table: Table::new(sock::descriptors()),
             listeners: listen::Listeners::default(),
+            splices: false,
             dirty: VecDeque::new(),
             out: Vec::new(),
             frames: Vec::new(),
@@ -326,6 +331,10 @@ impl Slirp {
     fn open(&mut self, now: Nanos, kind: Kind, key: Key) -> io::Result<OwnedFd> {
         if self.table.is_full() && !self.make_room(now) {
             return Err(io::Error::from_raw_os_error(sock::TOO_MANY));
+        }
+        let mut key = key;
+        if self.config.own_addresses.contains(&key.outside.ip()) {
+            key.outside.set_ip(self.outbound.own_address(&key)?);
         }
         match self.outbound.open(kind, key) {
             Err(e) if e.raw_os_error() == Some(sock::TOO_MANY) && self.make_room(now) => {

@@ -49,6 +49,8 @@ impl Slirp {
         let Some(mut moved) = self.moved.take() else {
             return false;
         };
+        // Datagrams that wait name their flows.
+        self.send_datagrams(now);
         let first = moved.at;
         let places = self.table.places();
         let mut asked = 0;

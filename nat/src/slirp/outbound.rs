@@ -3,10 +3,21 @@
 use super::Key;
 use crate::gateway::contains;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::OwnedFd;
 use vswitch_core::sys::sock::{self, Kind};
 use vswitch_core::sys::source::Source;
+
+/// The address that the host goes outside by. Asking the kernel opens a socket for a moment, which sends nothing.
+pub(crate) fn own_address(source: &Source, v4: bool) -> Option<IpAddr> {
+    // What only a default route leads to (RFC 5737, RFC 3849).
+    let outside: IpAddr = match v4 {
+        true => Ipv4Addr::new(192, 0, 2, 1).into(),
+        false => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
+    };
+    let found = source.chosen((outside, 9).into()).ok()?;
+    (!found.is_loopback() && !found.is_unspecified()).then_some(found)
+}
 
 /// Sources by the prefix that a container's address is in.
 #[derive(Debug, Default)]
@@ -30,6 +41,14 @@ impl Outbound {
             Some(source) => source.chosen(key.outside),
             None => Source::default().chosen(key.outside),
         }
+    }
+
+    /// The host's own address, for a flow to one that stands for it. Errors: it has none.
+    pub(super) fn own_address(&self, key: &Key) -> io::Result<IpAddr> {
+        let any = Source::default();
+        let source = self.of(key.inside.ip()).unwrap_or(&any);
+        let found = own_address(source, key.outside.is_ipv4());
+        found.ok_or_else(|| io::ErrorKind::NetworkUnreachable.into())
     }
 
     /// Opens the socket of a flow.

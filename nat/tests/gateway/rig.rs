@@ -47,6 +47,7 @@ pub(crate) fn config(router: Ipv4Addr) -> GatewayConfig {
         network: NetworkId(n),
         vid: 0,
         mac: GATEWAYS[usize::from(n)],
+        hosts: vec![],
         addresses: vec![(OWN[usize::from(n)].into(), 24)],
         mtu: 1500,
         uplink: snat.is_some(),

@@ -3,6 +3,7 @@
 //! Each function here is safe to call with any arguments; the kernel checks what it is given.
 #![allow(unsafe_code)]
 
+pub mod child;
 pub mod datagram;
 pub mod listen;
 pub mod mem;
@@ -13,5 +14,6 @@ pub mod ring;
 pub mod scm;
 pub mod sock;
 pub mod source;
+pub mod splice;
 pub mod steer;
 pub mod tun;

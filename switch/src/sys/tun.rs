@@ -98,6 +98,11 @@ fn ifreq(name: &str) -> Result<libc::ifreq, TunError> {
     Ok(req)
 }
 
+/// Whether a device may have this name.
+pub fn check_name(name: &str) -> Result<(), TunError> {
+    ifreq(name).map(drop)
+}
+
 fn req_name(req: &libc::ifreq) -> String {
     let bytes: Vec<u8> = req.ifr_name.iter().map(|c| *c as u8).collect();
     CStr::from_bytes_until_nul(&bytes)

@@ -35,6 +35,8 @@ enum Step {
 #[derive(Arbitrary, Debug)]
 struct Input {
     v6: bool,
+    /// The host's side has begun.
+    opens: bool,
     options: Vec<u8>,
     room: bool,
     steps: Vec<Step>,
@@ -151,7 +153,10 @@ fuzz_target!(|input: Input| {
             return;
         };
         let mut now = Nanos(3_600_000_000_000);
-        let mut m = Mirror::new(inside, outside, &s, ISS);
+        let mut m = match input.opens {
+            true => Mirror::opening(inside, outside, ISS, now),
+            false => Mirror::new(inside, outside, &s, ISS),
+        };
         let mut io = Fake {
             free: 30_000,
             ..Fake::default()
@@ -161,6 +166,15 @@ fuzz_target!(|input: Input| {
         // What the container has been sent: the end of it.
         let (mut end, mut theirs) = (ISS.wrapping_add(1), THEIRS.wrapping_add(1));
         m.connected(now);
+        if input.opens {
+            let answer = header(THEIRS, ISS.wrapping_add(1), 0x12, 64_000, &input.options);
+            let answer = packet(input.v6, &answer, 0);
+            let meta = parse(answer.head(), answer.len()).expect("Ethernet");
+            // Half of the time it comes at once.
+            if let Some(s) = Segment::read(&answer, &meta).filter(|_| input.room) {
+                fate = m.input(now, &s, &mut io, &mut out);
+            }
+        }
         for step in input.steps.into_iter().take(200) {
             let (frame, known) = match step {
                 Step::Near {

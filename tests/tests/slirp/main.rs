@@ -4,6 +4,7 @@ mod access;
 mod datagrams;
 mod errors;
 mod hostile;
+mod hosts;
 mod lossy;
 mod measure;
 mod moving;

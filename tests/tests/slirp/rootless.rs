@@ -1,6 +1,6 @@
 //! All of it as an ordinary user: daemon and container without any privilege of the machine.
 
-use crate::rig::{FAR, Site, peer, serve, site};
+use crate::rig::{FAR, HOST, Site, peer, serve, site};
 use nix::unistd::geteuid;
 use vswitch_tests::tap_lab;
 
@@ -31,6 +31,22 @@ fn an_ordinary_user_reaches_outside() {
             "same 20"
         );
     }
+    // The other way round, by ports that take no privilege.
+    let _inside = serve(&a, "serve", "7000");
+    let to = "192.0.2.10:7000,[2001:db8:1::10]:7000";
+    d.ctl(&[
+        "publish", "add", "web", "--ports", "8080", "--to", to, "--splice",
+    ]);
+    for (host, as_seen) in HOST
+        .iter()
+        .zip(["::ffff:198.51.100.254", "2001:db8:2::254"])
+    {
+        assert_eq!(peer(&outside, &["peer", host, "8080"]), as_seen);
+        let said = peer(&outside, &["upload", host, "8080", "50000000"]);
+        assert_eq!(said, "same", "{host}");
+    }
+    let said = peer(d.host(), &["upload", "127.0.0.1", "8080", "50000000"]);
+    assert_eq!(said, "same");
     // The user's own group, as it is known in the namespace.
     let range = "net.ipv4.ping_group_range=0 0";
     d.host().ok(&["sysctl", "-qw", range]);

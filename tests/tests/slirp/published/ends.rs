@@ -189,3 +189,104 @@ fn who_waits_for_a_container_is_bounded() {
     assert_eq!(shown(&d, "web")["failed"], 0);
     d.assert_ledger();
 }
+
+#[test]
+fn connections_from_loopback_are_spliced_while_there_is_no_policy() {
+    let lab = tap_lab!("pub-splice");
+    let Site { mut d, a, outside } = site(&lab, "1500");
+    let mut server = serve(&a, "serve", "7000");
+    publish(&d, "web", &["--ports", "8080", "--splice"]);
+    let frames = || {
+        let stats = d.ctl_json(&["stats"]);
+        let ports = stats["ports"].as_array().expect("a list");
+        let port = ports.iter().find(|p| p["name"] == "a").expect("shown");
+        port["tx_frames"].as_u64().expect("a number")
+    };
+    // Asked for, it is the container itself; the network has nothing of it.
+    let before = frames();
+    for (at, own) in [
+        ("127.0.0.1", "::ffff:192.0.2.10"),
+        ("::1", "2001:db8:1::10"),
+    ] {
+        assert_eq!(peer(d.host(), &["peer", at, "8080"]), own);
+        assert_eq!(peer(d.host(), &["upload", at, "8080", BYTES]), "same");
+        assert_eq!(peer(d.host(), &["download", at, "8080", BYTES]), "same");
+        assert_eq!(peer(d.host(), &["echo", at, "8080", "hello"]), "5");
+        assert_eq!(peer(d.host(), &["was_reset", at, "8080"]), "reset");
+    }
+    assert_eq!(peer(d.host(), &["resets", "127.0.0.1", "8080"]), "done");
+    server.wait_for("reset");
+    let said = peer(d.host(), &["both", "127.0.0.1", "8080", BYTES]);
+    let digest = said.strip_prefix("same ").expect("what came was sent");
+    server.wait_for(&format!("both {digest}"));
+    let said = peer(d.host(), &["many", "127.0.0.1", "8080", "1600"]);
+    assert_eq!(said, "done 1600 failed 0 []");
+    assert!(frames() < before + 20, "{} frames", frames() - before);
+    let now = shown(&d, "web");
+    assert_eq!(
+        (&now["spliced"], &now["failed"]),
+        (&now["accepted"], &0.into())
+    );
+    let metrics = d.http("GET", "/metrics", None).body;
+    let line = format!(
+        "vswitch_published_spliced_total{{published=\"web\"}} {}",
+        now["spliced"]
+    );
+    assert!(metrics.contains(&line), "{metrics}");
+    // Others come by the network, and so does all while there is a policy, which ends what it can't judge.
+    let said = peer(&outside, &["peer", HOST[0], "8080"]);
+    assert_eq!(said, "::ffff:198.51.100.254");
+    let argv = [
+        "/usr/bin/python3",
+        "-c",
+        PEER,
+        "steady",
+        "127.0.0.1",
+        "8080",
+        "3000",
+    ];
+    let mut steady = d.host().spawn(&argv);
+    steady.wait_for("began");
+    let rule = "drop proto tcp ports 7001";
+    let args = [
+        "policy",
+        "add",
+        "in",
+        "--to",
+        "port:a",
+        "--default",
+        "accept",
+    ];
+    d.ctl(&[&args[..], &["--rule", rule]].concat());
+    let cut = steady.finish(Duration::from_secs(20));
+    assert!(cut.stderr.contains("ConnectionResetError"), "{cut}");
+    assert_eq!(
+        peer(d.host(), &["peer", "127.0.0.1", "8080"]),
+        "::ffff:192.0.2.1"
+    );
+    d.ctl(&["policy", "del", "in"]);
+    assert_eq!(
+        peer(d.host(), &["peer", "127.0.0.1", "8080"]),
+        "::ffff:192.0.2.10"
+    );
+    // Nobody listens there any more, and then there is no container.
+    drop(server);
+    assert_eq!(
+        peer(d.host(), &["greeted", "127.0.0.1", "8080"]),
+        "ConnectionResetError 104"
+    );
+    drop(a);
+    assert_eq!(
+        peer(d.host(), &["greeted", "127.0.0.1", "8080"]),
+        "ConnectionResetError 104"
+    );
+    d.assert_ledger();
+    // That it has gone is no hindrance to other changes, also of a daemon that never saw it.
+    publish(&d, "other", &["--ports", "8090"]);
+    d.restart();
+    publish(&d, "third", &["--ports", "8091"]);
+    assert_eq!(
+        shown(&d, "web")["host"],
+        serde_json::json!(["0.0.0.0", "::"])
+    );
+}

@@ -1,0 +1,169 @@
+//! `pasta`: the command line of pasta, for what podman 5 and RootlessKit pass.
+//!
+//! # Theory of operation
+//!
+//! The container gets the address, prefix and router of the host ([`host`], [`network`]); the gateway answers ARP and neighbour discovery
+//! for everything else, and sends it out by sockets of the host. Addresses that stand for the host or its loopback are the gateway's own.
+//! Ports are published as listed, or as they are listened on. It goes to the background, and that the first process ends with
+//! 0 tells that the network is there. It ends by SIGTERM or SIGINT, and when the namespace is gone.
+
+mod host;
+mod network;
+mod options;
+mod ports;
+
+use super::inside::{InsideError, Tap};
+use super::sandbox::{self, Reach};
+use super::single::{Ends, Other, Single, SingleError};
+use crate::logging::{self, LogFormat};
+use host::Host;
+use network::Plan;
+use options::Options;
+use ports::Forward;
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use vswitch_core::sys::child;
+
+pub use options::command;
+
+/// What went wrong.
+#[derive(Debug, thiserror::Error)]
+enum PastaError {
+    #[error(transparent)]
+    Inside(#[from] InsideError),
+    #[error(transparent)]
+    Single(#[from] SingleError),
+    #[error(
+        "reading the host's addresses and routes: {0}; is there an interface named as with --interface?"
+    )]
+    Host(io::Error),
+    #[error("{}: {source}; name a file that can be written", path.display())]
+    File { path: PathBuf, source: io::Error },
+    #[error("going to the background: {0}; raise the limit of processes, or use --foreground")]
+    Background(io::Error),
+}
+
+/// Runs it with the process's arguments.
+#[must_use]
+pub fn main() -> ExitCode {
+    let options = match options::read() {
+        Ok(options) => options,
+        Err(code) => return code,
+    };
+    let level = match (options.debug, options.quiet) {
+        (true, _) => "debug",
+        (false, true) => "error",
+        _ => "warn",
+    };
+    logging::start_at(LogFormat::Text, level);
+    match start(&options) {
+        Ok(code) => code,
+        Err(e) => failed(&e),
+    }
+}
+
+fn failed(e: &PastaError) -> ExitCode {
+    eprintln!("pasta: {e}");
+    ExitCode::FAILURE
+}
+
+fn file(path: &Path) -> Result<File, PastaError> {
+    let opened = OpenOptions::new().create(true).append(true).open(path);
+    opened.map_err(|source| PastaError::File {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn fresh(path: &Path) -> Result<File, PastaError> {
+    File::create(path).map_err(|source| PastaError::File {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn start(o: &Options) -> Result<ExitCode, PastaError> {
+    let host = Host::look(o.interface.as_deref()).map_err(PastaError::Host)?;
+    let plan = Plan::new(o, &host);
+    let log = o.log_file.as_deref().map(file).transpose()?;
+    let tap = o.place()?.tap(&plan.inside(o))?;
+    if o.foreground {
+        if let Some(log) = &log {
+            let _ = nix::unistd::dup2_stderr(log);
+        }
+        return run(o, &plan, tap, || {}).map(|()| ExitCode::SUCCESS);
+    }
+    // Out of reach later.
+    let nowhere = OpenOptions::new().read(true).write(true).open("/dev/null");
+    let nowhere = nowhere.map_err(PastaError::Background)?;
+    let (mut reader, mut writer) = io::pipe().map_err(PastaError::Background)?;
+    let background = move || {
+        let _ = nix::unistd::setsid();
+        let ready = move || {
+            leave(o, log.as_ref(), &nowhere);
+            // Who has started it may be gone.
+            let _ = writer.write_all(b"1");
+        };
+        match run(o, &plan, tap, ready) {
+            Ok(()) => 0,
+            Err(e) => {
+                let _ = failed(&e);
+                1
+            }
+        }
+    };
+    child::run(background).map_err(PastaError::Background)?;
+    // Its word that it is ready; without, it has said why.
+    Ok(match reader.read(&mut [0]) {
+        Ok(1) => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    })
+}
+
+/// Leaves where it was started: nobody waits for the end of what it says, no directory is kept.
+fn leave(o: &Options, log: Option<&File>, nowhere: &File) {
+    let _ = nix::unistd::chdir("/");
+    let _ = nix::unistd::dup2_stdin(nowhere);
+    let _ = nix::unistd::dup2_stdout(nowhere);
+    if !o.stderr {
+        let _ = nix::unistd::dup2_stderr(log.unwrap_or(nowhere));
+    }
+}
+
+fn run(o: &Options, plan: &Plan, tap: Tap, ready: impl FnOnce()) -> Result<(), PastaError> {
+    let ends = Ends::new()?;
+    let number = o.pid.as_deref().map(fresh).transpose()?;
+    let reach = Reach {
+        process: o.process().is_some(),
+        socket: None,
+    };
+    sandbox::enter(&reach).map_err(SingleError::from)?;
+    let taps = BTreeMap::from([(network::PORT.to_owned(), tap.queue)]);
+    let single = Single::start(plan.topology(o), &taps)?;
+    drop(taps);
+    if o.process().is_none() && o.forwards().iter().flatten().any(|f| *f == Forward::Auto) {
+        tracing::warn!("ports are followed of a PID only: name those to forward");
+    }
+    if !o.config_net {
+        tracing::warn!(
+            "without --config-net the interface is to be configured inside: DHCP isn't served"
+        );
+    }
+    if let (Some(mut file), Some(path)) = (number, &o.pid) {
+        writeln!(file, "{}", std::process::id()).map_err(|source| PastaError::File {
+            path: path.clone(),
+            source,
+        })?;
+    }
+    ready();
+    single.follow_host()?;
+    sandbox::confine_calls().map_err(SingleError::from)?;
+    let process = tap.process.as_ref().map(AsFd::as_fd).map(Other::Process);
+    let ended = single.wait(&ends, process)?;
+    tracing::info!(?ended, "ending");
+    Ok(())
+}

@@ -1,0 +1,200 @@
+//! A switch for one container, without an API: a topology, the TAP queue that goes with it, and the wait for the end.
+//!
+//! It ends by SIGTERM or SIGINT, when the other end of a descriptor is closed, or when the device is gone with its container.
+
+use super::sandbox::SandboxError;
+use crate::api::{Shared, lock};
+use crate::events::Bus;
+use crate::model::Topology;
+use crate::plane::Plane;
+use crate::refusal::Refusal;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use vswitch_core::bridge::Bridge;
+use vswitch_core::worker::{self, Event, EventSink, WorkerConfig};
+use vswitch_nat::Pipeline;
+
+/// How long the worker looks for more work before it sleeps; see `worker::pace` of the data path for when.
+const SPIN: Duration = Duration::from_micros(60);
+/// Stack of the thread that follows the host.
+const STACK: usize = 256 << 10;
+/// How often services are looked after, in milliseconds.
+const TEND: u16 = 1000;
+
+/// What went wrong.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SingleError {
+    /// Descriptors, threads, signals.
+    #[error("{act}: {source}; raise the limits of open files and processes")]
+    System {
+        act: &'static str,
+        source: io::Error,
+    },
+    /// The topology.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// What is given up.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+}
+
+fn system<E: Into<io::Error>>(act: &'static str) -> impl FnOnce(E) -> SingleError {
+    move |source| SingleError::System {
+        act,
+        source: source.into(),
+    }
+}
+
+/// The signals that end the process, as a descriptor; to be made before there are threads.
+#[derive(Debug)]
+pub(crate) struct Ends(SignalFd);
+
+impl Ends {
+    pub(crate) fn new() -> Result<Ends, SingleError> {
+        let mut set = SigSet::empty();
+        set.add(Signal::SIGTERM);
+        set.add(Signal::SIGINT);
+        set.thread_block().map_err(system("blocking signals"))?;
+        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
+        let fd = SignalFd::with_flags(&set, flags).map_err(system("opening a signalfd"))?;
+        Ok(Ends(fd))
+    }
+}
+
+/// Why it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    Signal,
+    /// What else there was to be watched.
+    Other,
+    /// The container's device is gone.
+    Gone,
+}
+
+/// What ends it besides.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Other<'a> {
+    /// The other end of this is closed.
+    HangUp(BorrowedFd<'a>),
+    /// The process of this has ended.
+    Process(BorrowedFd<'a>),
+}
+
+/// The running switch; its worker and devices go when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Single {
+    plane: Shared,
+    gone: Arc<EventFd>,
+}
+
+impl Single {
+    /// Starts; `taps` are the queues of the ports of kind fd.
+    pub(crate) fn start(
+        topology: Topology,
+        taps: &BTreeMap<String, OwnedFd>,
+    ) -> Result<Single, SingleError> {
+        let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
+        let gone = EventFd::from_value_and_flags(0, flags).map_err(system("opening an eventfd"))?;
+        let gone = Arc::new(gone);
+        let tell = gone.clone();
+        let events: EventSink = Arc::new(move |event| match event {
+            Event::PortDown { is_final: true, .. } => {
+                let _ = tell.write(1);
+            }
+            Event::PortDown { reason, .. } => {
+                tracing::warn!(reason, "the container's port is down");
+            }
+            Event::NatExhausted { reason, .. } => tracing::warn!(reason, "connections are refused"),
+            _ => {}
+        });
+        let config = WorkerConfig {
+            workers: 1,
+            shared: false,
+            spin: SPIN,
+            events,
+        };
+        let bridge = Bridge::new();
+        let workers = worker::spawn(&config, |_| Pipeline {
+            bridge: bridge.sibling(),
+            ..Pipeline::default()
+        });
+        let workers = workers.map_err(system("starting the worker"))?;
+        // No process is watched: nobody listens.
+        let (watch, _) = mpsc::unbounded_channel();
+        let mut plane = Plane::new(workers, false, None, Bus::new(), watch);
+        if let Err(refusal) = plane.apply_with(topology, taps) {
+            plane.stop();
+            return Err(refusal.into());
+        }
+        Ok(Single {
+            plane: Arc::new(Mutex::new(plane)),
+            gone,
+        })
+    }
+
+    /// The switch itself.
+    pub(crate) fn plane(&self) -> &Shared {
+        &self.plane
+    }
+
+    /// Has the host's network and resolvers followed from now on, by a thread of their own.
+    pub(crate) fn follow_host(&self) -> Result<(), SingleError> {
+        let act = "starting the thread that follows the host";
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(system(act))?;
+        let plane = self.plane.clone();
+        let follow = move || {
+            runtime.block_on(async {
+                let resolvers = crate::follow::resolvers(plane.clone());
+                tokio::join!(crate::follow::network(plane), resolvers);
+            });
+        };
+        let thread = std::thread::Builder::new().name("follow".into());
+        let thread = thread.stack_size(STACK).spawn(follow);
+        thread.map(drop).map_err(system(act))
+    }
+
+    /// Waits for the end.
+    pub(crate) fn wait(&self, ends: &Ends, other: Option<Other<'_>>) -> Result<Ended, SingleError> {
+        let mut fds = vec![
+            PollFd::new(ends.0.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.gone.as_fd(), PollFlags::POLLIN),
+        ];
+        fds.extend(other.map(|o| match o {
+            // That it hangs up is told unasked.
+            Other::HangUp(fd) => PollFd::new(fd, PollFlags::empty()),
+            Other::Process(fd) => PollFd::new(fd, PollFlags::POLLIN),
+        }));
+        loop {
+            match poll(&mut fds, PollTimeout::from(TEND)) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(e) => return Err(system("waiting for the end")(e)),
+            }
+            let reasons = [Ended::Signal, Ended::Gone, Ended::Other];
+            let told = |(fd, why): (&PollFd<'_>, Ended)| fd.any().unwrap_or(true).then_some(why);
+            if let Some(why) = fds.iter().zip(reasons).find_map(told) {
+                return Ok(why);
+            }
+            let mut plane = lock(&self.plane);
+            plane.tend_services();
+            plane.follow_listening();
+        }
+    }
+}
+
+impl Drop for Single {
+    fn drop(&mut self) {
+        lock(&self.plane).stop();
+    }
+}

@@ -1,0 +1,8 @@
+//! Container engines from Debian as an ordinary user, with our programs where slirp4netns and pasta stand.
+
+mod docker;
+mod pasta;
+mod podman;
+mod rootlesskit;
+mod site;
+mod slirp4netns;
