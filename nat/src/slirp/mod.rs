@@ -485,17 +485,3 @@ impl Drop for Slirp {
         }
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_flow_is_small() {
-        let slot = size_of::<Option<table::Slot<Flow>>>();
-        let mirror = size_of::<(Mirror, tcp::Host)>();
-        let index = size_of::<(Key, u32)>();
-        println!("slot {slot}, mirror {mirror}, index {index}");
-        assert!(slot + mirror + index <= 640);
-    }
-}

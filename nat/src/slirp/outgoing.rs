@@ -22,6 +22,8 @@ const MESSAGE: usize = 65_000;
 #[derive(Debug)]
 pub(super) struct Datagram {
     pub(super) flow: u32,
+    /// The flow in that place must be this one yet.
+    key: Key,
     nth: u32,
     frame: Frame,
     /// Where the payload is: in the head, and how far into the tail.
@@ -198,12 +200,20 @@ fn is_no_segmentation(e: &io::Error) -> bool {
 
 impl Slirp {
     /// Has a datagram wait for the end of the batch.
-    pub(super) fn put(&mut self, now: Nanos, flow: u32, frame: Frame, p: Payload, travel: Travel) {
+    pub(super) fn put(
+        &mut self,
+        now: Nanos,
+        (flow, key): (u32, Key),
+        frame: Frame,
+        p: Payload,
+        travel: Travel,
+    ) {
         if self.outgoing.len() >= MOST {
             self.send_datagrams(now);
         }
         self.outgoing.push(Datagram {
             flow,
+            key,
             nth: self.outgoing.len() as u32,
             frame,
             head: p.head,
@@ -221,8 +231,11 @@ impl Slirp {
         let mut all = std::mem::take(&mut self.outgoing);
         // Of a flow together and in their order.
         all.sort_unstable_by_key(|d| (d.flow, d.nth));
-        for run in all.chunk_by_mut(|a, b| a.flow == b.flow) {
-            let flow = run.first().and_then(|d| self.table.get(d.flow));
+        for run in all.chunk_by_mut(|a, b| a.flow == b.flow && a.key == b.key) {
+            let flow = run.first().and_then(|d| {
+                let slot = self.table.get(d.flow)?;
+                (slot.key == d.key).then_some(slot)
+            });
             let counters = &self.counters;
             let mut done = |d: &Datagram, sent: Result<(), DropReason>| match sent {
                 Ok(()) => {
@@ -251,9 +264,18 @@ mod tests {
     use super::super::errors::OWN;
     use super::*;
 
+    fn key(outside: std::net::SocketAddr) -> Key {
+        Key {
+            proto: 17,
+            inside: "192.0.2.10:5000".parse().unwrap(),
+            outside,
+        }
+    }
+
     fn datagram(nth: u32, len: usize, ttl: Option<u8>) -> Datagram {
         Datagram {
             flow: 1,
+            key: key("127.0.0.1:9".parse().unwrap()),
             nth,
             frame: Frame::from_bytes(&vec![nth as u8; len]).unwrap(),
             head: (0, len.min(1000)),
@@ -286,11 +308,7 @@ mod tests {
         let to = far.local_addr().unwrap();
         let fd = sock::open(sock::Kind::Udp, to, None).unwrap();
         let mut udp = Udp::new(fd, 1);
-        let key = Key {
-            proto: 17,
-            inside: "192.0.2.10:5000".parse().unwrap(),
-            outside: to,
-        };
+        let key = key(to);
         let sizes = [64, 64, 64, 9, 0, 1, 2, 3, 3, 3, 700, 64, 1, 1];
         let mut run: Vec<_> = (0u32..)
             .zip(sizes)

@@ -220,6 +220,16 @@ mod tests {
     }
 
     #[test]
+    fn a_flow_is_small() {
+        use super::super::{Flow, Mirror, tcp};
+        let slot = size_of::<Option<Slot<Flow>>>();
+        let mirror = size_of::<(Mirror, tcp::Host)>();
+        let index = size_of::<(Key, u32)>();
+        println!("slot {slot}, mirror {mirror}, index {index}");
+        assert!(slot + mirror + index <= 640);
+    }
+
+    #[test]
     fn the_least_worth_and_longest_idle_makes_room() {
         let mut t: Table<u8> = Table::new(3);
         let second = |s: u64| Nanos(s * 1_000_000_000);

@@ -60,7 +60,7 @@ impl Slirp {
             None => self.udp_new(now, key)?,
         };
         let travel = Travel::of(e, pieced);
-        self.put(now, i, std::mem::take(&mut e.frame), payload, travel);
+        self.put(now, (i, key), std::mem::take(&mut e.frame), payload, travel);
         Ok(Taken::Waits)
     }
 
