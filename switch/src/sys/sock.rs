@@ -119,9 +119,18 @@ pub fn local(fd: impl AsFd) -> io::Result<SocketAddr> {
 
 /// Sends; returns how many bytes the kernel took. Errors: EAGAIN, EPIPE, ECONNRESET and others of send(2).
 pub fn send(fd: impl AsFd, parts: [&[u8]; 2]) -> io::Result<usize> {
+    send_with(fd, parts, MsgFlags::empty())
+}
+
+/// The same for a stream to which more is sent at once: what doesn't fill a segment waits for that, 200 ms at most.
+pub fn send_on(fd: impl AsFd, parts: [&[u8]; 2]) -> io::Result<usize> {
+    send_with(fd, parts, MsgFlags::from_bits_retain(libc::MSG_MORE))
+}
+
+fn send_with(fd: impl AsFd, parts: [&[u8]; 2], more: MsgFlags) -> io::Result<usize> {
     let iov = [IoSlice::new(parts[0]), IoSlice::new(parts[1])];
     let iov = if parts[1].is_empty() { &iov[..1] } else { &iov };
-    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL | more;
     Ok(sendmsg::<()>(
         fd.as_fd().as_raw_fd(),
         iov,

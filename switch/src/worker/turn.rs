@@ -45,7 +45,7 @@ pub struct Worker<S: Stage> {
     pub(super) taps_clock: TurnClock,
     pub(super) receipts: Receipts,
     sink: EventSink,
-    pace: Pace,
+    pub(super) pace: Pace,
     pub(super) load: Load,
     /// Bytes received in this turn.
     turn_bytes: usize,

@@ -86,6 +86,11 @@ impl<S: Stage> Worker<S> {
         let mut ready = std::mem::take(&mut self.ready);
         self.stage.ready(&mut self.cx, &ready);
         ready.clear();
+        // What a socket brings is as much a reason to look again soon as what a port does.
+        let made: usize = self.cx.emits.iter().map(|(_, f, _)| f.len()).sum();
+        if made > 0 {
+            self.pace.worked(self.cx.now, made);
+        }
         self.ready = ready;
         self.trimmed = false;
         self.last_work = self.cx.now;

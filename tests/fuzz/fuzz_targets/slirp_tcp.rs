@@ -54,7 +54,7 @@ struct Fake {
 }
 
 impl Stream for Fake {
-    fn send(&mut self, parts: [&[u8]; 2]) -> io::Result<usize> {
+    fn send(&mut self, parts: [&[u8]; 2], _: bool) -> io::Result<usize> {
         assert!(!self.shut, "nothing comes after the end");
         if self.broken {
             return Err(ErrorKind::BrokenPipe.into());

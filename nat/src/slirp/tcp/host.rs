@@ -22,8 +22,11 @@ impl AsFd for Host {
 }
 
 impl Stream for Host {
-    fn send(&mut self, parts: [&[u8]; 2]) -> io::Result<usize> {
-        sock::send(&self.0, parts)
+    fn send(&mut self, parts: [&[u8]; 2], more: bool) -> io::Result<usize> {
+        match more {
+            true => sock::send_on(&self.0, parts),
+            false => sock::send(&self.0, parts),
+        }
     }
 
     fn room(&mut self) -> usize {

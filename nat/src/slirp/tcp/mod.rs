@@ -30,7 +30,7 @@ pub mod segment;
 mod tests;
 
 pub(crate) use host::Host;
-use segment::{ACK, FIN, Header, RST, SYN, Says, Segment};
+use segment::{ACK, FIN, Header, PSH, RST, SYN, Says, Segment};
 use std::io::{self, ErrorKind, IoSliceMut};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -50,14 +50,16 @@ const MAX_CWND: u32 = 16 << 20;
 const MIN_RTO: Duration = Duration::from_millis(200);
 const FIRST_RTO: Duration = Duration::from_millis(500);
 const MAX_RTO: Duration = Duration::from_secs(60);
+/// A segment this long without PSH is from the middle of what a kernel has to send (net/ipv4/tcp.c, `tcp_mark_push`).
+const BULK: usize = 16 << 10;
 /// Retransmissions without an answer before the container's end counts as gone (Linux' `tcp_retries2` gives up after as long).
 const MAX_RETRIES: u8 = 12;
 const MAX_SYN_RETRIES: u8 = 5;
 
 /// A stream of the host.
 pub trait Stream {
-    /// Sends; returns how many bytes were taken.
-    fn send(&mut self, parts: [&[u8]; 2]) -> io::Result<usize>;
+    /// Sends; returns how many bytes were taken. `more` follows at once, so a rest that doesn't fill a segment may wait for it.
+    fn send(&mut self, parts: [&[u8]; 2], more: bool) -> io::Result<usize>;
     /// Bytes that it would take now.
     fn room(&mut self) -> usize;
     /// Has the next peek begin so far behind what was discarded.
@@ -371,7 +373,8 @@ impl Mirror {
             } else {
                 parts
             };
-            taken = match io.send(parts) {
+            let more = len >= BULK && !s.has(PSH) && !s.has(FIN);
+            taken = match io.send(parts, more) {
                 Ok(n) => n.min(len),
                 Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => 0,
                 Err(_) => return self.reset(io, out),

@@ -36,7 +36,7 @@ impl Fake {
 }
 
 impl Stream for Fake {
-    fn send(&mut self, parts: [&[u8]; 2]) -> io::Result<usize> {
+    fn send(&mut self, parts: [&[u8]; 2], _: bool) -> io::Result<usize> {
         if self.broken {
             return Err(ErrorKind::ConnectionReset.into());
         }
