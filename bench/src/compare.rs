@@ -195,7 +195,10 @@ impl Compare {
                         continue;
                     };
                     let sample = if workload.starts_its_own() {
-                        workload.start(&lab, setup.build(*peer))
+                        match peer.slirp4netns(setup) {
+                            Some(program) => workload.start_program(&lab, &program),
+                            None => workload.start(&lab, setup.build(*peer)),
+                        }
                     } else {
                         workload.run(bed, times)
                     };

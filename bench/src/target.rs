@@ -85,8 +85,16 @@ const fn rootless_1500(workload: Workload, bound: f64) -> Target {
     }
 }
 
+/// Of our slirp4netns.
+const fn drop_in(workload: Workload, name: &'static str, bound: f64) -> Target {
+    Target {
+        of: Peer::VswitchSlirp4netns,
+        ..of(workload, name, Against::Itself, false, bound)
+    }
+}
+
 /// Of TAP ports, of the gateway at MTU 1500 and of host sockets, workers as by default.
-pub(crate) const TARGETS: [Target; 32] = [
+pub(crate) const TARGETS: [Target; 33] = [
     of(Workload::Tcp1, "rate", BRIDGE, true, 0.80),
     of(Workload::Tcp8, "rate", BRIDGE, true, 0.65),
     of(Workload::Udp64, "delivered", BRIDGE, true, 1.0),
@@ -130,7 +138,8 @@ pub(crate) const TARGETS: [Target; 32] = [
     rootless(Workload::Rtt, "p50", SLIRP, false, 0.85),
     rootless(Workload::Conn, "connections", PASTA, true, 1.5),
     rootless(Workload::Udp64, "delivered", PASTA, true, 1.2),
-    rootless(Workload::Idle, "resident", Against::Itself, false, 8.0),
+    drop_in(Workload::Idle, "resident", 8.0),
+    drop_in(Workload::Start, "to ready", 20.0),
 ];
 
 impl Target {

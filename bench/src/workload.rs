@@ -8,7 +8,7 @@ use serde::Serialize;
 use vswitch_tests::{Background, Lab, Node};
 
 use crate::machine::{self, this_program};
-use crate::peer::{ADDRESSES, Bed, Build, Peer, Switch, caught, containers};
+use crate::peer::{ADDRESSES, Bed, Build, Peer, Switch, caught, containers, rootless};
 use crate::traffic::{
     Connects, Delivered, Flood, Reply, RoundTrips, Sourced, Started, Streams, parse,
 };
@@ -112,7 +112,10 @@ impl Workload {
     /// Whether it means anything for a peer.
     pub(crate) fn applies(self, peer: Peer) -> bool {
         match self {
-            Workload::Start => matches!(peer, Peer::VswitchTap | Peer::BeforeTap),
+            Workload::Start => matches!(
+                peer,
+                Peer::VswitchTap | Peer::BeforeTap | Peer::Slirp4netns | Peer::VswitchSlirp4netns
+            ),
             Workload::Idle => !matches!(
                 peer,
                 Peer::Veth | Peer::Bridge | Peer::RawTuntap | Peer::RawAfpacket | Peer::Nftables
@@ -125,6 +128,7 @@ impl Workload {
                     | Peer::Pasta1500
                     | Peer::VswitchRootless
                     | Peer::VswitchRootless1500
+                    | Peer::VswitchSlirp4netns
             ),
             _ => true,
         }
@@ -311,6 +315,26 @@ impl Workload {
             Better::Higher,
             rate,
         )])
+    }
+
+    /// Starts what stands between a container and the host's sockets, until it says that it is ready.
+    pub(crate) fn start_program(self, lab: &Lab, program: &str) -> anyhow::Result<Sample> {
+        caught(move || {
+            let (_a, host, argv) = rootless::to_start(lab, program)?;
+            let this = this_program()?;
+            let mut line = vec![this.as_str(), "tool", "start", "--"];
+            line.extend(argv.iter().map(String::as_str));
+            let mut starter = host.spawn(&line);
+            starter.wait_for("}");
+            let output = starter.output();
+            let line = output.lines().find(|l| l.starts_with('{'));
+            let line = line.with_context(|| format!("{program} wasn't ready: {output}"))?;
+            let started: Started =
+                serde_json::from_str(line).context("reading when it was started")?;
+            let took = started.ready.saturating_sub(started.started) as f64 / 1e6;
+            Ok(vec![self.figure("to ready", "ms", Better::Lower, took)].into())
+        })
+        .with_context(|| format!("running {}", self.name()))
     }
 
     /// Runs the workload that starts a switch of its own.

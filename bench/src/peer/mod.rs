@@ -8,7 +8,7 @@ mod kernel;
 mod nat;
 mod ovs;
 mod plain;
-mod rootless;
+pub(crate) mod rootless;
 mod vde;
 mod vswitch;
 
@@ -30,6 +30,9 @@ pub(crate) const ADDRESSES: [&str; 2] = ["192.0.2.1", "192.0.2.2"];
 
 /// MTU that rootless containers have by default.
 const LONG: u32 = 65_520;
+
+/// The program that others start.
+const SLIRP4NETNS: &str = "slirp4netns";
 
 /// How vswitchd is started.
 #[derive(Debug, Default)]
@@ -100,6 +103,8 @@ pub(crate) enum Peer {
     BeforeTap,
     /// Another build of vswitchd (see --before) on veth ports.
     BeforeVeth,
+    /// Our slirp4netns, with that program's command line, MTU 65520.
+    VswitchSlirp4netns,
     /// Crate tun-tap, plain reads and writes.
     RawTuntap,
     /// Crate afpacket, plain reads and writes.
@@ -111,6 +116,15 @@ impl Peer {
     pub(crate) fn name(self) -> String {
         let value = self.to_possible_value();
         value.map_or_else(String::new, |v| v.get_name().to_owned())
+    }
+
+    /// Its slirp4netns, if it is started as that.
+    pub(crate) fn slirp4netns(self, setup: &Setup) -> Option<String> {
+        match self {
+            Peer::Slirp4netns | Peer::Slirp4netns1500 => Some(SLIRP4NETNS.into()),
+            Peer::VswitchSlirp4netns => Some(setup.build(self).program(SLIRP4NETNS)),
+            _ => None,
+        }
     }
 
     /// Whether it runs the build of `--before`.
@@ -128,6 +142,7 @@ impl Peer {
                 | Peer::VswitchNat
                 | Peer::VswitchRootless
                 | Peer::VswitchRootless1500
+                | Peer::VswitchSlirp4netns
         )
     }
 
@@ -147,6 +162,7 @@ impl Peer {
             | Peer::VswitchNat
             | Peer::VswitchRootless
             | Peer::VswitchRootless1500
+            | Peer::VswitchSlirp4netns
             | Peer::BeforeNat
             | Peer::BeforeTap
             | Peer::BeforeVeth => {
@@ -171,8 +187,11 @@ impl Peer {
             Peer::VswitchRing => vswitch::ring(lab, setup.build(self)),
             Peer::Nftables => nat::nftables(lab),
             Peer::VswitchNat | Peer::BeforeNat => nat::vswitch(lab, setup.build(self)),
-            Peer::Slirp4netns => rootless::slirp4netns(lab, LONG),
-            Peer::Slirp4netns1500 => rootless::slirp4netns(lab, 1500),
+            Peer::Slirp4netns => rootless::slirp4netns(lab, SLIRP4NETNS, LONG),
+            Peer::Slirp4netns1500 => rootless::slirp4netns(lab, SLIRP4NETNS, 1500),
+            Peer::VswitchSlirp4netns => {
+                rootless::slirp4netns(lab, &setup.build(self).program(SLIRP4NETNS), LONG)
+            }
             Peer::Pasta => rootless::pasta(lab, LONG),
             Peer::Pasta1500 => rootless::pasta(lab, 1500),
             Peer::VswitchRootless => rootless::vswitch(lab, setup.build(self), LONG),

@@ -39,24 +39,41 @@ fn bed(a: Node, b: Node, host: Node, process: Background) -> Bed {
     bed
 }
 
+/// What slirp4netns, or who stands in for it, is started with, as podman does.
+fn command_line(program: &str, mtu: u32, more: &[&str], a: &Node) -> Vec<String> {
+    let mtu = format!("--mtu={mtu}");
+    let head = [
+        program,
+        "--configure",
+        &mtu,
+        "--disable-host-loopback",
+        "--enable-sandbox",
+        "--enable-seccomp",
+    ];
+    let pid = a.pid().to_string();
+    let all = [&head[..], more, &[&pid, "eth0"]].concat();
+    all.into_iter().map(ToOwned::to_owned).collect()
+}
+
+/// A host and a container for a start of the program, with its command line.
+pub(crate) fn to_start(lab: &Lab, program: &str) -> anyhow::Result<(Node, Node, Vec<String>)> {
+    let (a, b) = rootless_containers(lab);
+    let host = lab.host("starting");
+    outside(lab, &host, &b)?;
+    // podman gives a descriptor to watch; standard output is as good as any.
+    let argv = command_line(program, super::LONG, &["--exit-fd=1"], &a);
+    Ok((a, host, argv))
+}
+
 /// slirp4netns as podman starts it, with a forwarded port.
-pub(super) fn slirp4netns(lab: &Lab, mtu: u32) -> anyhow::Result<Bed> {
+pub(super) fn slirp4netns(lab: &Lab, program: &str, mtu: u32) -> anyhow::Result<Bed> {
     let (a, b) = rootless_containers(lab);
     let host = lab.host("slirp4netns");
     outside(lab, &host, &b)?;
     let api = lab.dir().join(format!("slirp4netns-{}.sock", a.pid()));
-    let process = host.spawn(&[
-        "slirp4netns",
-        "--configure",
-        &format!("--mtu={mtu}"),
-        "--disable-host-loopback",
-        "--enable-sandbox",
-        "--enable-seccomp",
-        "--api-socket",
-        &api.to_string_lossy(),
-        &a.pid().to_string(),
-        "eth0",
-    ]);
+    let argv = command_line(program, mtu, &["--api-socket", &api.to_string_lossy()], &a);
+    let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
+    let process = host.spawn(&argv);
     for proto in ["tcp", "udp"] {
         forward(&api, proto).with_context(|| process.output())?;
     }

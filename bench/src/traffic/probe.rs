@@ -1,7 +1,7 @@
 //! How long a switch takes from its start: until it says it is ready, and until a first datagram has gone through it and
 //! back. Both are times of CLOCK_MONOTONIC, so that the two processes' times can be subtracted.
 
-use std::io::{BufRead, BufReader};
+use std::io::Read;
 use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
@@ -66,11 +66,12 @@ pub(super) fn start(argv: &[String]) -> anyhow::Result<()> {
         .spawn()
         .with_context(|| format!("starting {program}"))?;
     drop(write);
-    let mut line = String::new();
-    let read = BufReader::new(std::fs::File::from(read)).read_line(&mut line);
+    // vswitchd says `ready`, slirp4netns `1`.
+    let mut said = [0];
+    let read = std::fs::File::from(read).read_exact(&mut said);
     let at = monotonic();
     ensure!(
-        read.is_ok() && line.starts_with("ready"),
+        read.is_ok() && matches!(&said, b"r" | b"1"),
         "{program} ended before it was ready"
     );
     print(&Started {

@@ -6,7 +6,6 @@ mod errors;
 mod hostile;
 mod hosts;
 mod lossy;
-mod measure;
 mod moving;
 mod outbound;
 mod programs;
