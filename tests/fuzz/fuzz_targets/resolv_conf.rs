@@ -23,6 +23,9 @@ fuzz_target!(|input: &[u8]| {
     }
     let secs = conf.timeout.as_secs();
     let (ndots, attempts) = (conf.ndots, conf.attempts);
-    let _ = writeln!(again, "options ndots:{ndots} timeout:{secs} attempts:{attempts}");
+    let _ = writeln!(
+        again,
+        "options ndots:{ndots} timeout:{secs} attempts:{attempts}"
+    );
     assert_eq!(parse_resolv_conf(&again, scope), conf);
 });
