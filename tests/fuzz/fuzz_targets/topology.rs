@@ -50,6 +50,6 @@ fuzz_target!(|text: &str| {
         let _ = network.to_bridge();
     }
     for port in topology.ports.values() {
-        port.to_bridge(NetworkId(0));
+        let _ = port.to_bridge(NetworkId(0));
     }
 });
