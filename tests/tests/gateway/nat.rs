@@ -288,6 +288,44 @@ except ConnectionRefusedError: print('refused')
 }
 
 #[test]
+fn a_clamped_mss_avoids_a_black_hole() {
+    let lab = tap_lab!("black-hole");
+    let Site { d, a, outside, .. } = site(&lab, &[]);
+    // A narrow link behind the uplink, and a router that doesn't say so.
+    let far = lab.host("far");
+    lab.link(&outside, "eth1", &far, "eth0", Mtu(1300));
+    outside.addr("eth1", "203.0.113.65/26");
+    far.addr("eth0", "203.0.113.66/26");
+    far.ok(&["ip", "link", "set", "eth0", "mtu", "1500"]);
+    far.ok(&["ip", "route", "add", "default", "via", "203.0.113.65"]);
+    outside.ok(&["sysctl", "-qw", "net.ipv4.ip_forward=1"]);
+    let mute =
+        "table ip t { chain c { type filter hook output priority 0; ip protocol icmp drop; }; }";
+    outside.ok_with_input(&["nft", "-f", "-"], mute.as_bytes());
+    let server = far.iperf3_server();
+    let upload = ["iperf3", "--client", "203.0.113.66", "-t", "3", "--json"];
+    let limit = std::time::Duration::from_secs(6);
+    // As long as nobody knows of it, segments of 1,460 bytes vanish.
+    let stuck = a.run_for(&upload, limit);
+    let report: serde_json::Value = serde_json::from_str(&stuck.stdout).unwrap_or_default();
+    let received = report["end"]["sum_received"]["bytes"].as_u64();
+    assert!(received.unwrap_or(0) < 100_000, "{stuck}");
+    // It still waits for the rest.
+    drop(server);
+    let _server = far.iperf3_server();
+    d.ctl(&["gateway", "set", "wan", "--mtu", "1300"]);
+    for way in [&["-n", "5M"][..], &["-n", "5M", "-R"]] {
+        let run = a.iperf3("203.0.113.66", way);
+        assert!(
+            run.received_bytes > 4_000_000,
+            "{way:?}: {}",
+            run.report["end"]["sum_received"]
+        );
+    }
+    d.assert_ledger();
+}
+
+#[test]
 fn a_smaller_mtu_inside_is_told_to_the_sender() {
     let lab = tap_lab!("gateway-mtu");
     let Site { d, a, b, outside } = site(&lab, &[]);
