@@ -34,7 +34,15 @@ impl Moved {
     /// Whether a flow that is bound to `own` has to be bound to `now` instead.
     fn must_move(&self, own: IpAddr, now: IpAddr) -> bool {
         let has = |a: IpAddr| self.addresses.iter().filter(move |(b, _)| *b == a);
-        own != now && !has(own).any(|(_, i)| has(now).any(|(_, j)| i == j))
+        // An address that isn't known yet has come since; what became of the other is told with it.
+        let is_told = has(now).next().is_some();
+        // Without an address but the loopback's and the link's the kernel chooses these, while the host is being renumbered.
+        let is_inner = |a: IpAddr| match a {
+            IpAddr::V4(a) => a.is_loopback() || a.is_link_local(),
+            IpAddr::V6(a) => a.is_loopback() || a.is_unicast_link_local(),
+        };
+        let leads_on = is_told && (!is_inner(now) || is_inner(own));
+        own != now && leads_on && !has(own).any(|(_, i)| has(now).any(|(_, j)| i == j))
     }
 }
 
@@ -120,6 +128,8 @@ mod tests {
                 has("2001:db8::1", "eth0"),
                 has("2001:db8::2", "eth0"),
                 has("2001:db8:f::1", "tun0"),
+                has("fe80::1", "eth0"),
+                has("::1", "lo"),
             ]),
             at: 0,
         };
@@ -128,5 +138,9 @@ mod tests {
         assert!(!must("2001:db8::1", "2001:db8::2"), "temporary");
         assert!(must("2001:db8::9", "2001:db8::2"), "gone");
         assert!(must("2001:db8::1", "2001:db8:f::1"), "a VPN came up");
+        for inner in ["fe80::1", "::1"] {
+            assert!(!must("2001:db8::9", inner), "nothing in its place yet");
+        }
+        assert!(!must("2001:db8::9", "2001:db8::5"), "not known yet");
     }
 }
