@@ -32,7 +32,7 @@ fn script(lab: &Lab, node: &Node) -> (String, String) {
     let path = lab.dir().join(format!("{}.sh", node.name()));
     let text = format!(
         "#!/bin/sh\n\
-         {{ echo \"event=${{1:-$reason}}\"; env; }} >>{}\n\
+         all=$(echo \"event=${{1:-$reason}}\"; env)\nprintf '%s\\n' \"$all\" >>{}\n\
          case $1 in\n\
          deconfig) ip addr flush dev \"$interface\"; ip link set \"$interface\" up;;\n\
          bound|renew) ip addr replace \"$ip/$mask\" dev \"$interface\"\n\
