@@ -17,7 +17,6 @@
 
 use super::{DropReason, Frame, GsoType, Offloads, VnetHdr};
 use crate::wire::{self, L3, L4, Meta, crc32c, csum};
-use std::net::IpAddr;
 
 /// Most segments of one frame: 64 KiB in segments of 64 bytes. Smaller ones are an attack on the transmit queue.
 const MAX_SEGMENTS: usize = 1024;
@@ -128,13 +127,8 @@ pub fn offload(frame: &mut Frame, size: u16) -> bool {
         return false;
     }
     let start = usize::from(meta.l4_off);
-    let mut sum = u64::from(meta.proto) + (meta.l3_end as usize).saturating_sub(start) as u64;
-    for ip in [ends.0, ends.1] {
-        sum = match ip {
-            IpAddr::V4(a) => csum::add(sum, &a.octets()),
-            IpAddr::V6(a) => csum::add(sum, &a.octets()),
-        };
-    }
+    let len = (meta.l3_end as usize).saturating_sub(start);
+    let sum = csum::pseudo(ends, meta.proto, len);
     let field = frame.head_mut().get_mut(start + offset..);
     let Some(field) = field.and_then(|b| b.first_chunk_mut::<2>()) else {
         return false;

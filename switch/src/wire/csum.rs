@@ -1,5 +1,7 @@
 //! Internet checksum (RFC 1071) and its incremental update (RFC 1624).
 
+use std::net::IpAddr;
+
 /// Adds `bytes` to a running sum of big-endian 16-bit words. An odd last byte is padded with zero, so only the last
 /// slice of a sum may have an odd length.
 #[must_use]
@@ -22,6 +24,17 @@ pub fn add(sum: u64, bytes: &[u8]) -> u64 {
         native += u64::from(u16::from_ne_bytes([last, 0]));
     }
     sum + u64::from(u16::from_be(fold(native)))
+}
+
+/// The sum of the pseudo-header (RFC 9293 3.1, RFC 8200 8.1) of `len` bytes of a transport protocol.
+#[must_use]
+pub fn pseudo((from, to): (IpAddr, IpAddr), proto: u8, len: usize) -> u64 {
+    [from, to]
+        .into_iter()
+        .fold(u64::from(proto) + len as u64, |sum, ip| match ip {
+            IpAddr::V4(a) => add(sum, &a.octets()),
+            IpAddr::V6(a) => add(sum, &a.octets()),
+        })
 }
 
 /// Folds a running sum to 16 bits, not inverted.

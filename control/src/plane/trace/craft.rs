@@ -119,16 +119,10 @@ fn sum(f: &Fields, l4: &mut [u8]) -> Option<()> {
         ICMP | ICMP6 => 2,
         _ => return Some(()),
     };
-    let mut sum = 0;
-    if f.proto != ICMP {
-        sum = u64::from(f.proto) + l4.len() as u64;
-        for ip in [f.ends.0, f.ends.1] {
-            sum = match ip {
-                IpAddr::V4(a) => csum::add(sum, &a.octets()),
-                IpAddr::V6(a) => csum::add(sum, &a.octets()),
-            };
-        }
-    }
+    let sum = match f.proto {
+        ICMP => 0,
+        _ => csum::pseudo(f.ends, f.proto, l4.len()),
+    };
     // RFC 768: a sum of zero is sent as all ones.
     let sum = match csum::finish(csum::add(sum, l4)) {
         0 if f.proto == UDP => 0xffff,
