@@ -11,6 +11,7 @@ use std::io::{ErrorKind, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use vswitch_core::clock::Nanos;
 use vswitch_core::frame::{DropReason, Entry, Frame};
+use vswitch_core::sys::datagram;
 use vswitch_core::sys::sock::{self, Kind};
 use vswitch_core::wire::{L4, csum};
 
@@ -158,7 +159,7 @@ impl Ping {
             let most = (65_535 - l3).saturating_sub(head.len());
             let tail = tail.get_mut(..most).unwrap_or_default();
             let mut into = [IoSliceMut::new(head), IoSliceMut::new(tail)];
-            sock::recv_segments(&self.fd, &mut into)?
+            datagram::recv_segments(&self.fd, &mut into)?
         };
         frame.received(0, headers + n);
         drop(frame.take_spare_tail());

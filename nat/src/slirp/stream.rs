@@ -8,6 +8,7 @@ use tcp::segment::{RST, SYN, Segment};
 use tcp::{Fate, Mirror};
 use vswitch_core::clock::Nanos;
 use vswitch_core::frame::{DropReason, Entry};
+use vswitch_core::sys::datagram;
 use vswitch_core::sys::sock::{self, Kind};
 use vswitch_core::worker::Ready;
 
@@ -113,7 +114,7 @@ impl Slirp {
         }
         if mirror.is_connecting() && event.writable {
             // From now on what ICMP says may be of a moment only.
-            let _ = sock::tell_errors(&*host, v6, false);
+            let _ = datagram::tell_errors(&*host, v6, false);
             mirror.connected(now);
         }
         if event.readable || event.closed {

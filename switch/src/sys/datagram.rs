@@ -3,10 +3,10 @@
 //! Nothing here blocks. Datagrams of one size go to the kernel as one (UDP_SEGMENT), others several by one call (sendmmsg). What has come is
 //! taken by recvmmsg into an [`Inbox`], joined ones as they are (UDP_GRO). What ICMP says of a datagram is in the error queue (IP_RECVERR).
 
+use super::mmsg;
 use super::sock::set_option;
 use arrayvec::ArrayVec;
 use nix::cmsg_space;
-use nix::errno::Errno;
 use nix::sys::socket::sockopt::RcvBuf;
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt,
@@ -53,7 +53,7 @@ pub fn recv_segments(
     if let Ok(messages) = got.cmsgs() {
         for m in messages {
             if let ControlMessageOwned::UdpGroSegments(n) = m {
-                size = u16::try_from(n).ok().filter(|n| *n > 0);
+                size = joined(n);
             }
         }
     }
@@ -66,20 +66,11 @@ pub fn recv_segments(
 struct Control([u8; CONTROL]);
 
 /// Where datagrams of one call are put: 2 MiB of addresses, of which as much is memory as was ever written.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Inbox {
     bytes: Vec<u8>,
     /// Length of each, and of each that was joined to it.
     got: ArrayVec<(usize, Option<u16>), AT_ONCE>,
-}
-
-impl Default for Inbox {
-    fn default() -> Inbox {
-        Inbox {
-            bytes: Vec::new(),
-            got: ArrayVec::new(),
-        }
-    }
 }
 
 impl Inbox {
@@ -109,21 +100,14 @@ impl Inbox {
             m.msg_hdr.msg_controllen = CONTROL as _;
             msgs.push(m);
         }
-        // SAFETY: every header points at a vector, its place and a control buffer that live and aren't read during the call; the count is the
-        // array's.
-        let n = unsafe {
-            libc::recvmmsg(
-                fd.as_fd().as_raw_fd(),
-                msgs.as_mut_ptr(),
-                msgs.len() as libc::c_uint,
-                libc::MSG_DONTWAIT as _,
-                std::ptr::null_mut(),
-            )
-        };
-        let n = Errno::result(n)? as usize;
+        // SAFETY: every header points at a vector, its place and a control buffer that live and aren't read during the call.
+        let n = unsafe { mmsg::receive(fd.as_fd(), &mut msgs) }?;
         for m in msgs.iter().take(n) {
             let len = (m.msg_len as usize).min(LONGEST);
-            let several = joined(&m.msg_hdr).filter(|s| usize::from(*s) < len);
+            // SAFETY: the header's control buffer is alive, and the kernel set its length.
+            let size: Option<libc::c_int> =
+                unsafe { mmsg::control(&m.msg_hdr, libc::SOL_UDP, libc::UDP_GRO) };
+            let several = size.and_then(joined).filter(|s| usize::from(*s) < len);
             self.got.push((len, several));
         }
         Ok(n == AT_ONCE)
@@ -137,19 +121,8 @@ impl Inbox {
 }
 
 /// The size that the kernel says it joined datagrams of.
-fn joined(header: &libc::msghdr) -> Option<u16> {
-    // SAFETY: the header's control buffer is alive, and the kernel set its length.
-    let c = unsafe { libc::CMSG_FIRSTHDR(header).as_ref() }?;
-    let enough = size_of::<libc::cmsghdr>() + size_of::<libc::c_int>();
-    if c.cmsg_level != libc::SOL_UDP
-        || c.cmsg_type != libc::UDP_GRO
-        || (c.cmsg_len as usize) < enough
-    {
-        return None;
-    }
-    // SAFETY: level, type and length say that an int is there; it may be unaligned.
-    let n = unsafe { libc::CMSG_DATA(c).cast::<libc::c_int>().read_unaligned() };
-    u16::try_from(n).ok().filter(|n| *n > 0)
+pub(super) fn joined(size: libc::c_int) -> Option<u16> {
+    u16::try_from(size).ok().filter(|n| *n > 0)
 }
 
 /// Has the kernel keep more of a burst, as far as it lets us.
@@ -170,37 +143,38 @@ pub enum Cut {
 
 /// Says so (IP_MTU_DISCOVER).
 pub fn set_cut(fd: impl AsFd, v6: bool, cut: Cut) -> io::Result<()> {
-    let (level, name) = if v6 {
-        (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER)
-    } else {
-        (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER)
-    };
     let value = match cut {
         Cut::Never => libc::IP_PMTUDISC_DO,
         Cut::Host => libc::IP_PMTUDISC_WANT,
         Cut::Anyone => libc::IP_PMTUDISC_DONT,
     };
-    set_option(fd.as_fd(), level, name, value)
+    let names = [libc::IP_MTU_DISCOVER, libc::IPV6_MTU_DISCOVER];
+    set_for_family(fd, v6, names, value)
 }
 
 /// Sets the TTL or hop limit of what a socket sends; `None`: the host's own.
 pub fn set_ttl(fd: impl AsFd, v6: bool, ttl: Option<u8>) -> io::Result<()> {
-    let (level, name) = if v6 {
-        (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS)
-    } else {
-        (libc::IPPROTO_IP, libc::IP_TTL)
-    };
-    set_option(fd.as_fd(), level, name, ttl.map_or(-1, libc::c_int::from))
+    let names = [libc::IP_TTL, libc::IPV6_UNICAST_HOPS];
+    set_for_family(fd, v6, names, ttl.map_or(-1, libc::c_int::from))
 }
 
 /// Whether what ICMP says of a socket's packets is queued.
 pub fn tell_errors(fd: impl AsFd, v6: bool, on: bool) -> io::Result<()> {
-    let (level, name) = if v6 {
-        (libc::IPPROTO_IPV6, libc::IPV6_RECVERR)
-    } else {
-        (libc::IPPROTO_IP, libc::IP_RECVERR)
+    set_for_family(fd, v6, [libc::IP_RECVERR, libc::IPV6_RECVERR], on.into())
+}
+
+/// Sets an option that has one name in IPv4 and another in IPv6.
+fn set_for_family(
+    fd: impl AsFd,
+    v6: bool,
+    [four, six]: [libc::c_int; 2],
+    value: libc::c_int,
+) -> io::Result<()> {
+    let (level, name) = match v6 {
+        true => (libc::IPPROTO_IPV6, six),
+        false => (libc::IPPROTO_IP, four),
     };
-    set_option(fd.as_fd(), level, name, on.into())
+    set_option(fd.as_fd(), level, name, value)
 }
 
 /// What a socket's error queue says of a packet sent (ip(7), `struct sock_extended_err`).

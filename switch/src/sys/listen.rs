@@ -3,15 +3,15 @@
 //!
 //! Nothing here blocks. A socket is of one family: one for `::` leaves IPv4 alone, whatever `net.ipv6.bindv6only` says.
 
-use super::sock::Kind;
+use super::datagram::joined;
+use super::sock::{Kind, of_family};
 use nix::cmsg_space;
 use nix::sys::socket::sockopt::{
-    Ipv4PacketInfo, Ipv6RecvPacketInfo, Ipv6V6Only, KeepAlive, ReuseAddr, TcpNoDelay, UdpGroSegment,
+    Ipv4PacketInfo, Ipv6RecvPacketInfo, KeepAlive, ReuseAddr, TcpNoDelay,
 };
 use nix::sys::socket::{
-    AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockProtocol,
-    SockType, SockaddrStorage, accept4, bind, getpeername, listen, recvmsg, sendmsg, setsockopt,
-    socket,
+    Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockaddrStorage, accept4,
+    bind, getpeername, listen, recvmsg, sendmsg, setsockopt,
 };
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
@@ -40,21 +40,10 @@ fn address(a: &SockaddrStorage) -> Option<SocketAddr> {
 /// Opens a stream that listens, or a socket for datagrams, at an address and port; port 0 is one that the kernel picks. Errors: as
 /// socket(2), bind(2) and listen(2).
 pub fn open(kind: Kind, at: SocketAddr) -> io::Result<OwnedFd> {
-    let family = if at.is_ipv4() {
-        AddressFamily::Inet
-    } else {
-        AddressFamily::Inet6
-    };
-    let (ty, proto) = match kind {
-        Kind::Tcp => (SockType::Stream, SockProtocol::Tcp),
-        Kind::Udp => (SockType::Datagram, SockProtocol::Udp),
-        Kind::Ping => return Err(io::ErrorKind::InvalidInput.into()),
-    };
-    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-    let fd = socket(family, ty, flags, proto)?;
-    if at.is_ipv6() {
-        setsockopt(&fd, Ipv6V6Only, &true)?;
+    if kind == Kind::Ping {
+        return Err(io::ErrorKind::InvalidInput.into());
     }
+    let fd = of_family(kind, at)?;
     if kind == Kind::Tcp {
         // Connections of before may be waiting in TIME-WAIT.
         setsockopt(&fd, ReuseAddr, &true)?;
@@ -62,10 +51,6 @@ pub fn open(kind: Kind, at: SocketAddr) -> io::Result<OwnedFd> {
         setsockopt(&fd, Ipv4PacketInfo, &true)?;
     } else {
         setsockopt(&fd, Ipv6RecvPacketInfo, &true)?;
-    }
-    if kind == Kind::Udp {
-        // Without it datagrams come one by one.
-        let _ = setsockopt(&fd, UdpGroSegment, &true);
     }
     bind(fd.as_raw_fd(), &SockaddrStorage::from(at))?;
     if kind == Kind::Tcp {
@@ -108,7 +93,7 @@ pub fn receive(fd: impl AsFd, into: &mut [IoSliceMut<'_>; 2]) -> io::Result<Rece
     for m in got.cmsgs().map_err(io::Error::from)? {
         match m {
             ControlMessageOwned::UdpGroSegments(n) => {
-                size = u16::try_from(n).ok().filter(|n| *n > 0);
+                size = joined(n);
             }
             // Not where it was sent to but where an answer comes from: another if it was broadcast.
             ControlMessageOwned::Ipv4PacketInfo(i) => {

@@ -7,7 +7,7 @@ use arrayvec::ArrayVec;
 use nix::errno::Errno;
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::{MaybeUninit, size_of, zeroed};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 /// Most messages in one call.
 pub const MAX_MESSAGES: usize = 32;
@@ -79,17 +79,8 @@ pub fn recvmmsg(
         }
         msgs.push(m);
     }
-    // SAFETY: every header points at buffers borrowed mutably for the whole call; the count is the array's.
-    let n = unsafe {
-        libc::recvmmsg(
-            fd.as_fd().as_raw_fd(),
-            msgs.as_mut_ptr(),
-            msgs.len() as libc::c_uint,
-            libc::MSG_DONTWAIT as _,
-            std::ptr::null_mut(),
-        )
-    };
-    let n = Errno::result(n)? as usize;
+    // SAFETY: every header points at buffers borrowed mutably for the whole call.
+    let n = unsafe { receive(fd.as_fd(), &mut msgs) }?;
     for m in msgs.iter().take(n) {
         out.push(Received {
             len: m.msg_len as usize,
@@ -100,22 +91,50 @@ pub fn recvmmsg(
     Ok(())
 }
 
-fn auxdata_tag(hdr: &libc::msghdr) -> Option<StrippedTag> {
-    // SAFETY: the header's control buffer is alive and the kernel set its length.
-    let c = unsafe { libc::CMSG_FIRSTHDR(hdr).as_ref() }?;
-    let enough = size_of::<libc::cmsghdr>() + size_of::<libc::tpacket_auxdata>();
-    if c.cmsg_level != libc::SOL_PACKET
-        || c.cmsg_type != libc::PACKET_AUXDATA
-        || (c.cmsg_len as usize) < enough
-    {
+/// Receives as many messages as there are headers, without waiting; returns how many came.
+///
+/// # Safety
+/// What the headers point at lives and is neither read nor written by others during the call.
+pub(super) unsafe fn receive(
+    fd: BorrowedFd<'_>,
+    msgs: &mut [libc::mmsghdr],
+) -> Result<usize, Errno> {
+    // SAFETY: the caller's promise; the count is the slice's.
+    let n = unsafe {
+        libc::recvmmsg(
+            fd.as_raw_fd(),
+            msgs.as_mut_ptr(),
+            msgs.len() as libc::c_uint,
+            libc::MSG_DONTWAIT as _,
+            std::ptr::null_mut(),
+        )
+    };
+    Ok(Errno::result(n)? as usize)
+}
+
+/// The value of a received message's first control message, if it is of this level and type and whole.
+///
+/// # Safety
+/// The header's control buffer is alive with the length that the kernel set, and any bytes are a `T`.
+pub(super) unsafe fn control<T: Copy>(
+    header: &libc::msghdr,
+    level: libc::c_int,
+    kind: libc::c_int,
+) -> Option<T> {
+    // SAFETY: the caller's promise.
+    let c = unsafe { libc::CMSG_FIRSTHDR(header).as_ref() }?;
+    let enough = size_of::<libc::cmsghdr>() + size_of::<T>();
+    if c.cmsg_level != level || c.cmsg_type != kind || (c.cmsg_len as usize) < enough {
         return None;
     }
-    // SAFETY: level, type and length say that a tpacket_auxdata is there; it may be unaligned.
-    let aux = unsafe {
-        libc::CMSG_DATA(c)
-            .cast::<libc::tpacket_auxdata>()
-            .read_unaligned()
-    };
+    // SAFETY: level, type and length say that a `T` is there; it may be unaligned.
+    Some(unsafe { libc::CMSG_DATA(c).cast::<T>().read_unaligned() })
+}
+
+fn auxdata_tag(header: &libc::msghdr) -> Option<StrippedTag> {
+    // SAFETY: the header's control buffer is alive and the kernel set its length; the struct is of integers.
+    let aux: libc::tpacket_auxdata =
+        unsafe { control(header, libc::SOL_PACKET, libc::PACKET_AUXDATA) }?;
     stripped_tag(aux.tp_status, aux.tp_vlan_tci, aux.tp_vlan_tpid)
 }
 

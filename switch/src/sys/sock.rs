@@ -3,7 +3,7 @@
 //! Nothing here blocks. Payload is peeked at an offset that the kernel keeps (SO_PEEK_OFF, for TCP from Linux 6.9 on) and
 //! discarded when the container has it; an older kernel copies what was peeked before into a buffer of ours once more.
 
-pub use super::datagram::{recv_segments, send_segments, set_ttl, tell_errors};
+use super::datagram::tell_errors;
 use super::source::Source;
 use nix::errno::Errno;
 use nix::sys::socket::sockopt::{
@@ -39,23 +39,7 @@ pub enum Kind {
 /// Opens a socket that begins to connect to `to`, from `from` if that is given. Errors: as [`Source::bind`], socket(2) and connect(2),
 /// but for EINPROGRESS.
 pub fn open(kind: Kind, to: SocketAddr, from: Option<&Source>) -> io::Result<OwnedFd> {
-    let family = if to.is_ipv4() {
-        AddressFamily::Inet
-    } else {
-        AddressFamily::Inet6
-    };
-    let (ty, proto) = match kind {
-        Kind::Tcp => (SockType::Stream, SockProtocol::Tcp),
-        Kind::Udp => (SockType::Datagram, SockProtocol::Udp),
-        Kind::Ping if to.is_ipv4() => (SockType::Datagram, SockProtocol::Icmp),
-        Kind::Ping => (SockType::Datagram, SockProtocol::IcmpV6),
-    };
-    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-    let fd = socket(family, ty, flags, proto)?;
-    if to.is_ipv6() {
-        // ::ffff:127.0.0.1 is no way to the host's IPv4.
-        setsockopt(&fd, Ipv6V6Only, &true)?;
-    }
+    let fd = of_family(kind, to)?;
     match kind {
         Kind::Tcp => {
             setsockopt(&fd, TcpNoDelay, &true)?;
@@ -65,13 +49,7 @@ pub fn open(kind: Kind, to: SocketAddr, from: Option<&Source>) -> io::Result<Own
             // Until it is connected: why it isn't, and who says so.
             let _ = tell_errors(&fd, to.is_ipv6(), true);
         }
-        Kind::Udp | Kind::Ping => {
-            tell_errors(&fd, to.is_ipv6(), true)?;
-            if kind == Kind::Udp {
-                // Without it datagrams come one by one.
-                let _ = setsockopt(&fd, UdpGroSegment, &true);
-            }
-        }
+        Kind::Udp | Kind::Ping => tell_errors(&fd, to.is_ipv6(), true)?,
     }
     if let Some(from) = from {
         from.bind(&fd, to.ip())?;
@@ -80,6 +58,32 @@ pub fn open(kind: Kind, to: SocketAddr, from: Option<&Source>) -> io::Result<Own
         Ok(()) | Err(Errno::EINPROGRESS) => Ok(fd),
         Err(e) => Err(e.into()),
     }
+}
+
+/// A socket of the address's family and no other, which doesn't block.
+pub(super) fn of_family(kind: Kind, of: SocketAddr) -> io::Result<OwnedFd> {
+    let family = if of.is_ipv4() {
+        AddressFamily::Inet
+    } else {
+        AddressFamily::Inet6
+    };
+    let (ty, proto) = match kind {
+        Kind::Tcp => (SockType::Stream, SockProtocol::Tcp),
+        Kind::Udp => (SockType::Datagram, SockProtocol::Udp),
+        Kind::Ping if of.is_ipv4() => (SockType::Datagram, SockProtocol::Icmp),
+        Kind::Ping => (SockType::Datagram, SockProtocol::IcmpV6),
+    };
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let fd = socket(family, ty, flags, proto)?;
+    if of.is_ipv6() {
+        // ::ffff:127.0.0.1 is no way to the host's IPv4.
+        setsockopt(&fd, Ipv6V6Only, &true)?;
+    }
+    if kind == Kind::Udp {
+        // Without it datagrams come one by one.
+        let _ = setsockopt(&fd, UdpGroSegment, &true);
+    }
+    Ok(fd)
 }
 
 /// The error of a process that has no descriptor left.
