@@ -416,7 +416,8 @@ impl<S: Stage> Worker<S> {
                     None => e.verdict = Verdict::Drop(DropReason::Runt),
                 }
             }
-            if fresh {
+            // Who asks for help is the first.
+            if fresh && self.cx.worker.0 == 0 {
                 self.load.received(batch);
             }
             batch.handed = !fresh;
