@@ -120,16 +120,7 @@ impl Workload {
                 peer,
                 Peer::Veth | Peer::Bridge | Peer::RawTuntap | Peer::RawAfpacket | Peer::Nftables
             ),
-            Workload::Published | Workload::PublishedLocal => matches!(
-                peer,
-                Peer::Slirp4netns
-                    | Peer::Slirp4netns1500
-                    | Peer::Pasta
-                    | Peer::Pasta1500
-                    | Peer::VswitchRootless
-                    | Peer::VswitchRootless1500
-                    | Peer::VswitchSlirp4netns
-            ),
+            Workload::Published | Workload::PublishedLocal => peer.is_rootless(),
             _ => true,
         }
     }

@@ -146,6 +146,20 @@ impl Peer {
         )
     }
 
+    /// Whether containers go outside by sockets of the host.
+    pub(crate) fn is_rootless(self) -> bool {
+        matches!(
+            self,
+            Peer::Slirp4netns
+                | Peer::Slirp4netns1500
+                | Peer::Pasta
+                | Peer::Pasta1500
+                | Peer::VswitchRootless
+                | Peer::VswitchRootless1500
+                | Peer::VswitchSlirp4netns
+        )
+    }
+
     /// A program that tells its version, with the arguments for it.
     pub(crate) fn version_command(self, setup: &Setup) -> Option<Vec<String>> {
         let argv: &[&str] = match self {

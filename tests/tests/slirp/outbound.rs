@@ -1,21 +1,10 @@
 //! Where the host's sockets leave from, chosen by gateway.
 
-use crate::rig::{FAR, Site, ask, datagrams_tell, peer, serve, site};
+use crate::rig::{FAR, Site, ask, datagrams_tell, names, peer, serve, site};
 use vswitch_tests::{Mtu, tap_lab};
 
 const OWN: [&str; 2] = ["::ffff:198.51.100.1", "2001:db8:2::1"];
 const OTHER: [&str; 2] = ["::ffff:198.51.100.2", "2001:db8:2::2"];
-
-const DNSMASQ: [&str; 8] = [
-    "dnsmasq",
-    "--no-daemon",
-    "--no-resolv",
-    "--no-hosts",
-    "--conf-file=/dev/null",
-    "--log-facility=-",
-    "--log-queries",
-    "--address=/www.example/203.0.113.80",
-];
 
 #[test]
 fn the_source_address_is_the_one_chosen() {
@@ -23,8 +12,7 @@ fn the_source_address_is_the_one_chosen() {
     let Site { d, a, outside } = site(&lab, "1500");
     let _server = serve(&outside, "serve", "7000");
     let _datagrams = datagrams_tell(&outside, "7100");
-    let mut dns = outside.spawn(&DNSMASQ);
-    dns.wait_for("started");
+    let mut dns = names(&outside, "203.0.113.80", &[]);
     d.host()
         .ok(&["sysctl", "-qw", "net.ipv4.ping_group_range=0 1000"]);
     let whence = |what: &str, wanted: [&str; 2]| {

@@ -23,6 +23,12 @@ pub(crate) fn site(lab: &Lab, mtu: &str) -> Site {
 /// The same, with something done to the daemon before it has a host uplink.
 pub(crate) fn site_of(lab: &Lab, mtu: &str, first: impl FnOnce(&Daemon)) -> Site {
     let (d, outside) = ground(lab, mtu, first);
+    let a = attached(lab, &d, mtu);
+    Site { d, a, outside }
+}
+
+/// Container `a` in the network.
+fn attached(lab: &Lab, d: &Daemon, mtu: &str) -> Node {
     let a = lab.container("a");
     let pid = a.pid().to_string();
     d.ctl(&[
@@ -39,7 +45,7 @@ pub(crate) fn site_of(lab: &Lab, mtu: &str, first: impl FnOnce(&Daemon)) -> Site
         "a",
         "lan",
     ]);
-    Site { d, a, outside }
+    a
 }
 
 /// Host and outside alone, with the network for containers.
@@ -123,13 +129,7 @@ pub(crate) fn alone(lab: &Lab) -> (Daemon, Node) {
         "on",
     ];
     d.ctl(&[&set[..], &["--addresses", addresses]].concat());
-    let a = lab.container("a");
-    let pid = a.pid().to_string();
-    let ip = "192.0.2.10/24,2001:db8:1::10/64";
-    let gw = "192.0.2.1,2001:db8:1::1";
-    d.ctl(&[
-        "attach", "--pid", &pid, "--ip", ip, "--gw", gw, "--name", "a", "lan",
-    ]);
+    let a = attached(lab, &d, "1500");
     (d, a)
 }
 
