@@ -1,7 +1,7 @@
 //! The comparison: round by round, and in a round workload by workload, every peer gets its turn, so that two figures that
 //! are set against each other were taken within seconds. Peers are started anew each round.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -76,7 +76,8 @@ pub(crate) struct Compare {
     html: Option<PathBuf>,
 }
 
-fn unique<T: Ord + Copy>(given: &[T], default: &[T]) -> Vec<T> {
+/// What was given, or the default, in order and each once.
+pub(crate) fn unique<T: Ord + Copy>(given: &[T], default: &[T]) -> Vec<T> {
     let mut list = if given.is_empty() {
         default.to_vec()
     } else {
@@ -85,6 +86,48 @@ fn unique<T: Ord + Copy>(given: &[T], default: &[T]) -> Vec<T> {
     list.sort_unstable();
     list.dedup();
     list
+}
+
+/// The bar on a terminal.
+pub(crate) fn progress(steps: u64) -> anyhow::Result<ProgressBar> {
+    let bar = ProgressBar::new(steps);
+    let style = ProgressStyle::with_template("{elapsed_precise} {bar:30} {pos}/{len} {msg}");
+    bar.set_style(style.context("laying out the progress bar")?);
+    bar.enable_steady_tick(Duration::from_millis(250));
+    Ok(bar)
+}
+
+/// Figures of a debug build are for nobody.
+pub(crate) fn warn_of_debug() {
+    if cfg!(debug_assertions) {
+        eprintln!(
+            "vswitch-bench: a debug build; its figures mean nothing: cargo run --release -p vswitch-bench"
+        );
+    }
+}
+
+/// How the bench was started, by cargo as people do.
+pub(crate) fn command_line() -> String {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    format!(
+        "cargo run --release -p vswitch-bench -- {}",
+        args.join(" ")
+    )
+}
+
+/// The load before a run, and what it means.
+pub(crate) fn load_note(load: f64) -> String {
+    let busy = if load > BUSY {
+        ", a busy machine: no judge of targets"
+    } else {
+        ""
+    };
+    format!("{load:.2} before{busy}")
+}
+
+/// Writes a file that was asked for.
+pub(crate) fn write(file: &Path, text: &str) -> anyhow::Result<()> {
+    std::fs::write(file, text).with_context(|| format!("writing {}", file.display()))
 }
 
 impl Compare {
@@ -116,31 +159,20 @@ impl Compare {
             // Whoever needs them will fail with its own reason.
             eprintln!("vswitch-bench: {error:#}");
         }
-        if cfg!(debug_assertions) {
-            eprintln!(
-                "vswitch-bench: a debug build; its figures mean nothing: cargo run --release -p vswitch-bench"
-            );
-        }
-        let command = std::env::args().collect::<Vec<_>>().join(" ");
+        warn_of_debug();
+        let command = command_line();
         let mut report = Report::new(command, self.base, versions(&peers, &setup));
         let load = machine::load();
         self.rounds(&workloads, &peers, &setup, &mut report)?;
-        let busy = if load > BUSY {
-            ", a busy machine: no judge of targets"
-        } else {
-            ""
-        };
-        report.note("load", format!("{load:.2} before{busy}"));
+        report.note("load", load_note(load));
         print!("{}", report.table());
         if let Some(file) = &self.json {
             let text = serde_json::to_string_pretty(&report.json())
                 .context("writing the report as JSON")?;
-            std::fs::write(file, text + "\n")
-                .with_context(|| format!("writing {}", file.display()))?;
+            write(file, &(text + "\n"))?;
         }
         if let Some(file) = &self.html {
-            std::fs::write(file, crate::page::page(&report)?)
-                .with_context(|| format!("writing {}", file.display()))?;
+            write(file, &crate::page::page(&report)?)?;
         }
         Ok(())
     }
@@ -160,10 +192,7 @@ impl Compare {
             pin: self.pin,
         };
         let steps = usize::from(self.rounds) * peers.len() * (workloads.len() + 1);
-        let bar = ProgressBar::new(steps as u64);
-        let style = ProgressStyle::with_template("{elapsed_precise} {bar:30} {pos}/{len} {msg}");
-        bar.set_style(style.context("laying out the progress bar")?);
-        bar.enable_steady_tick(Duration::from_millis(250));
+        let bar = progress(steps as u64)?;
         for round in 0..usize::from(self.rounds) {
             if stop::asked() {
                 break;

@@ -13,6 +13,7 @@ mod page;
 mod peer;
 mod plot;
 mod report;
+mod scale;
 mod stats;
 mod stop;
 mod target;
@@ -35,6 +36,8 @@ struct Cli {
 enum Command {
     /// Run workloads over peers in turn and print the figures.
     Compare(compare::Compare),
+    /// Measure what a frame costs against the number of ports, MACs, flows, rules and workers.
+    Scale(scale::Scale),
     /// One end of a workload.
     #[command(hide = true)]
     Tool {
@@ -46,6 +49,7 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Compare(compare) => compare.run(),
+        Command::Scale(scale) => scale.run(),
         Command::Tool { tool } => tool.run(),
     };
     match done {

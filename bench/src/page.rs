@@ -4,6 +4,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use crate::plot;
 use crate::report::{Report, Row, show};
+use crate::scale::{self, Curve};
 use crate::workload::{Better, Metric};
 
 const STYLE: &str = "
@@ -53,6 +54,30 @@ pub(crate) fn page(report: &Report) -> anyhow::Result<String> {
         }
     };
     Ok(page.into_string())
+}
+
+/// A page of curves alone.
+pub(crate) fn scale_page(about: &[(String, String)], curves: &[Curve]) -> anyhow::Result<String> {
+    let section = scale::section(curves)?;
+    Ok(html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width";
+                title { "vswitch at scale" }
+                style { (PreEscaped(STYLE)) }
+            }
+            body {
+                h1 { "vswitch at scale" }
+                table {
+                    @for (name, value) in about { tr { td { (name) } td { code { (value) } } } }
+                }
+                (section)
+            }
+        }
+    }
+    .into_string())
 }
 
 fn about(report: &Report) -> Markup {
