@@ -35,6 +35,7 @@ pub(crate) fn page(report: &Report) -> anyhow::Result<String> {
         }
         sections.push(section(report, metric, &rows)?);
     }
+    let scale = scale::section(&report.scale)?;
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -49,6 +50,7 @@ pub(crate) fn page(report: &Report) -> anyhow::Result<String> {
                 (about(report))
                 (targets(report))
                 @for line in report.failed() { p.missed { (line) } }
+                (scale)
                 @for section in sections { (section) }
             }
         }
@@ -116,7 +118,7 @@ fn section(report: &Report, metric: Metric, rows: &[Row]) -> anyhow::Result<Mark
         table {
             tr {
                 th { "peer" } th { "median" } th { "min" } th { "max" }
-                th { "x " (report.base().name()) } th { "min" } th { "max" }
+                th { "ratio" } th { "min" } th { "max" } th { "to" }
             }
             @for row in rows {
                 tr {
@@ -126,8 +128,9 @@ fn section(report: &Report, metric: Metric, rows: &[Row]) -> anyhow::Result<Mark
                     td { (show(row.figure.max)) }
                     @if let Some(r) = &row.ratio {
                         td { (show(r.median)) } td { (show(r.min)) } td { (show(r.max)) }
+                        td { (report.base(row.peer).name()) }
                     } @else {
-                        td {} td {} td {}
+                        td {} td {} td {} td {}
                     }
                 }
             }
@@ -143,7 +146,7 @@ mod tests {
 
     #[test]
     fn the_page_holds_what_was_measured_and_nothing_unescaped() {
-        let mut report = Report::new("compare <b>".into(), Peer::Bridge, vec![]);
+        let mut report = Report::new("compare <b>".into(), None, vec![]);
         let metric = Metric {
             workload: Workload::Rtt,
             name: "p50",

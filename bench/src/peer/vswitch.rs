@@ -147,17 +147,24 @@ impl Switch {
     }
 }
 
-pub(super) fn bed(lab: &Lab, build: Build, kind: &str) -> anyhow::Result<Bed> {
-    attached(lab, build, kind, &[])
+pub(super) fn bed(lab: &Lab, build: Build, kind: &str, mtu: u32) -> anyhow::Result<Bed> {
+    attached(lab, build, kind, mtu, &[])
 }
 
 /// Veth ports that receive by the ring.
-pub(super) fn ring(lab: &Lab, build: Build) -> anyhow::Result<Bed> {
-    attached(lab, build, "veth", &["--receive", "ring"])
+pub(super) fn ring(lab: &Lab, build: Build, mtu: u32) -> anyhow::Result<Bed> {
+    attached(lab, build, "veth", mtu, &["--receive", "ring"])
 }
 
 /// Both containers attached, and `options` of their ports set then.
-fn attached(lab: &Lab, build: Build, kind: &str, options: &[&str]) -> anyhow::Result<Bed> {
+fn attached(
+    lab: &Lab,
+    build: Build,
+    kind: &str,
+    mtu: u32,
+    options: &[&str],
+) -> anyhow::Result<Bed> {
+    let mtu = mtu.to_string();
     let (a, b) = containers(lab);
     let switch = Switch::new(lab, build);
     let daemon = switch.start()?;
@@ -165,7 +172,8 @@ fn attached(lab: &Lab, build: Build, kind: &str, options: &[&str]) -> anyhow::Re
     for ((node, address), name) in [&a, &b].into_iter().zip(ADDRESSES).zip(PORTS) {
         let (pid, address) = (node.pid().to_string(), format!("{address}/24"));
         switch.ctl(&[
-            "attach", "--pid", &pid, "--ip", &address, "--type", kind, "--name", name, "lan",
+            "attach", "--pid", &pid, "--ip", &address, "--type", kind, "--mtu", &mtu, "--name",
+            name, "lan",
         ])?;
         if !options.is_empty() {
             switch.ctl(&[&["port", "set", name], options].concat())?;
