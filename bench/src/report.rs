@@ -60,7 +60,11 @@ pub(crate) struct Report {
 
 impl Report {
     /// Of nothing yet.
-    pub(crate) fn new(command: String, base: Option<Peer>, versions: Vec<(String, String)>) -> Self {
+    pub(crate) fn new(
+        command: String,
+        base: Option<Peer>,
+        versions: Vec<(String, String)>,
+    ) -> Self {
         Self {
             series: vec![],
             curves: vec![],

@@ -232,7 +232,9 @@ impl Peer {
             Peer::Ovs => ovs::start(lab, mtu),
             Peer::Vde => vde::start(lab, mtu),
             Peer::VswitchTap | Peer::BeforeTap => vswitch::bed(lab, setup.build(self), "tap", mtu),
-            Peer::VswitchVeth | Peer::BeforeVeth => vswitch::bed(lab, setup.build(self), "veth", mtu),
+            Peer::VswitchVeth | Peer::BeforeVeth => {
+                vswitch::bed(lab, setup.build(self), "veth", mtu)
+            }
             Peer::VswitchRing => vswitch::ring(lab, setup.build(self), mtu),
             Peer::Nftables => nat::nftables(lab),
             Peer::VswitchNat | Peer::BeforeNat => nat::vswitch(lab, setup.build(self)),
@@ -275,7 +277,7 @@ pub(crate) fn caught<T>(f: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result
 pub(crate) struct Bed {
     /// Processes of the switch whose CPU time counts.
     pub(crate) switch: Vec<i32>,
-    _processes: Vec<Background>,
+    processes: Vec<Background>,
     pub(crate) a: Node,
     pub(crate) b: Node,
     /// Address of `b`.
@@ -290,7 +292,7 @@ impl Bed {
     fn of_kernel(a: Node, b: Node, hosts: Vec<Node>) -> Self {
         Self {
             switch: vec![],
-            _processes: vec![],
+            processes: vec![],
             a,
             b,
             far: ADDRESSES[1],
@@ -303,13 +305,19 @@ impl Bed {
     fn of_processes(a: Node, b: Node, hosts: Vec<Node>, processes: Vec<Background>) -> Self {
         Self {
             switch: processes.iter().map(Background::pid).collect(),
-            _processes: processes,
+            processes,
             a,
             b,
             far: ADDRESSES[1],
             published: None,
             hosts,
         }
+    }
+
+    /// What its processes have printed.
+    fn said(&self) -> String {
+        let outputs = self.processes.iter().map(Background::output);
+        outputs.collect::<Vec<_>>().join("\n")
     }
 
     /// Waits until a ping gets through.
@@ -322,7 +330,8 @@ impl Bed {
             }
             ensure!(
                 Instant::now() < end,
-                "no ping gets through within 10 s: {ping}"
+                "no ping gets through within 10 s: {ping}\n{}",
+                self.said()
             );
         }
     }

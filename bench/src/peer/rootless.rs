@@ -147,7 +147,8 @@ fn debian(root: &Path) -> anyhow::Result<Vec<String>> {
         "no pasta below {}: `tests/run` unpacks a Debian 13 at target/trixie, or name another by --debian13",
         root.display()
     );
-    let enter = "for d in proc dev; do mount --rbind /$d \"$1/$d\" || exit; done; root=$1; shift; exec chroot \"$root\" \"$@\"";
+    // pasta makes its root unbindable, so that is a mount of its own.
+    let enter = "mount --bind \"$1\" \"$1\" && for d in proc dev; do mount --rbind /$d \"$1/$d\" || exit; done; root=$1; shift; exec chroot \"$root\" \"$@\"";
     let root = root.to_string_lossy().into_owned();
     Ok(["sh", "-c", enter, "enter", &root]
         .map(ToOwned::to_owned)

@@ -40,7 +40,12 @@ fn pairs(axis: Axis) -> u32 {
 }
 
 impl Site {
-    pub(super) fn start(lab: &Lab, axis: Axis, size: u32, mut build: Build) -> anyhow::Result<Self> {
+    pub(super) fn start(
+        lab: &Lab,
+        axis: Axis,
+        size: u32,
+        mut build: Build,
+    ) -> anyhow::Result<Self> {
         let (a, b) = containers(lab);
         if axis == Axis::Workers {
             build.args.push(format!("--workers={size}"));
@@ -133,8 +138,8 @@ impl Site {
         let seconds = seconds.to_string();
         let mut sent = vec![];
         for (pair, running) in self.senders(&seconds)?.into_iter().enumerate() {
-            let result: Sent = parse(&running.finish(LIMIT))
-                .with_context(|| format!("sending into eth{pair}"))?;
+            let result: Sent =
+                parse(&running.finish(LIMIT)).with_context(|| format!("sending into eth{pair}"))?;
             sent.push(result);
         }
         let cpu = machine::cpu_seconds(&[self.pid()]) - cpu;

@@ -26,7 +26,11 @@ const AHEAD: u64 = 512;
 /// Sleep while the switch has enough to read.
 const REST: Duration = Duration::from_micros(50);
 /// The switch takes what is there in this time, or something is wrong.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(20);
+/// A queue out of which nothing has come for so long is empty.
+const QUIET: Duration = Duration::from_millis(500);
+/// Of the frames sent the switch reads at least so many.
+const READ: f64 = 0.999;
 
 /// What the frames are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -188,7 +192,7 @@ pub(super) fn send(f: &Frames) -> anyhow::Result<Sent> {
     while sent < limit && (f.once || Instant::now() < end) {
         if sent - read > AHEAD - BATCH as u64 {
             let now: u64 = taken.read()?.iter().sum();
-            ensure!(start.elapsed() < PATIENCE * 2, "the switch reads nothing");
+            ensure!(start.elapsed() < PATIENCE, "the switch reads nothing");
             read = now - before - dropped;
             if sent - read > AHEAD - BATCH as u64 {
                 std::thread::sleep(REST);
@@ -215,24 +219,20 @@ pub(super) fn send(f: &Frames) -> anyhow::Result<Sent> {
         }
     }
     let seconds = start.elapsed().as_secs_f64();
-    let last = Instant::now() + PATIENCE;
-    loop {
-        let [now, lost] = taken.read()?;
-        ensure!(lost == dropped, "the device dropped {}", lost - dropped);
-        if now - before >= sent {
-            break;
+    // What a queueing discipline drops is in no counter of the device: a few may be missing.
+    let (mut progress, mut frames) = (Instant::now(), 0);
+    while frames < sent && progress.elapsed() < QUIET {
+        let now = taken.read()?[0] - before;
+        if now > frames {
+            (frames, progress) = (now, Instant::now());
         }
-        ensure!(
-            Instant::now() < last,
-            "of {sent} frames the switch has read {}",
-            now - before
-        );
         std::thread::sleep(REST);
     }
-    Ok(Sent {
-        frames: sent,
-        seconds,
-    })
+    ensure!(
+        frames as f64 >= sent as f64 * READ,
+        "of {sent} frames the switch has read {frames}"
+    );
+    Ok(Sent { frames, seconds })
 }
 
 #[cfg(test)]
