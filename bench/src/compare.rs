@@ -117,7 +117,12 @@ pub(crate) fn warn_of_debug() {
 /// How the bench was started, by cargo as people do.
 pub(crate) fn command_line() -> String {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    format!("cargo run --release -p vswitch-bench -- {}", args.join(" "))
+    let release = if cfg!(debug_assertions) {
+        ""
+    } else {
+        "--release "
+    };
+    format!("cargo run {release}-p vswitch-bench -- {}", args.join(" "))
 }
 
 /// The load before a run, and what it means.
