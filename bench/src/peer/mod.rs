@@ -92,11 +92,13 @@ pub(crate) enum Peer {
     Slirp4netns,
     /// The same, MTU 1500.
     #[value(name = "slirp4netns-1500")]
+    #[serde(rename = "slirp4netns-1500")]
     Slirp4netns1500,
     /// Host sockets by pasta, MTU 65520.
     Pasta,
     /// The same, MTU 1500.
     #[value(name = "pasta-1500")]
+    #[serde(rename = "pasta-1500")]
     Pasta1500,
     /// Host sockets by Debian 13's pasta, MTU 65520 (see --debian13).
     #[value(name = "pasta-debian13")]
@@ -105,6 +107,7 @@ pub(crate) enum Peer {
     VswitchRootless,
     /// The same, MTU 1500.
     #[value(name = "vswitch-rootless-1500")]
+    #[serde(rename = "vswitch-rootless-1500")]
     VswitchRootless1500,
     /// Another build of vswitchd (see --before) on TAP ports.
     BeforeTap,
