@@ -17,8 +17,10 @@ fn a_figure_changed_by_hand_is_found() {
     let document = dir.path().join("README.md");
     let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
     let text = std::fs::read_to_string(readme).unwrap();
-    let changed = text.replace("| TCP 1 stream, Gbit/s | ", "| TCP 1 stream, Gbit/s | 9");
-    assert_ne!(changed, text);
+    // The first is in a table of the report; those further down are of other runs.
+    let line = "| TCP 1 stream, Gbit/s | ";
+    let changed = text.replacen(line, &format!("{line}9"), 1);
+    assert!(changed != text, "there is a figure to change");
     std::fs::write(&document, changed).unwrap();
     let mut check = Command::new(BENCH);
     let output = check.arg("readme").arg(&document).output().unwrap();
@@ -30,5 +32,6 @@ fn a_figure_changed_by_hand_is_found() {
     let mut write = Command::new(BENCH);
     write.args(["readme", "--write"]).arg(&document);
     assert!(write.output().unwrap().status.success());
-    assert_eq!(std::fs::read_to_string(&document).unwrap(), text);
+    let written = std::fs::read_to_string(&document).unwrap();
+    assert!(written == text, "written as it was");
 }
