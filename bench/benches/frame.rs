@@ -4,10 +4,11 @@
 //! `cargo bench -p vswitch-bench --bench frame`. `turn` is a worker on a thread of its own, 64 frames of 60 bytes put into one port and
 //! taken out of the other: parsing, learning, looking up, queueing and both wake-ups included, system calls of devices not.
 
-mod common;
+#[path = "common/draw.rs"]
+mod draw;
 
-use common::Draw;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use draw::Draw;
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -226,7 +226,7 @@ fn topology(axis: Axis, size: u32, a: &Node, b: &Node) -> String {
         text += "[policies.bench]\nto = \"network:lan\"\ndefault = \"drop\"\nrules = [\n";
         // As an orchestrator writes them: who may talk to a service; all but the last are of others.
         for n in 1..rules {
-            let (x, y, port) = (n >> 8 & 255, n & 255, 1024 + n);
+            let (x, y, port) = ((n >> 8) & 255, n & 255, 1024 + n);
             let _ = writeln!(
                 text,
                 "{{ action = \"accept\", from = \"203.0.113.{}/32\", to = \"198.19.{x}.{y}/32\", proto = \"tcp\", ports = \"{port}\" }},",
