@@ -293,7 +293,8 @@ impl Mirror {
             .wrapping_add(u32::from(s.has(FIN)));
         let is_old = before(s.seq, self.rcv_next);
         let is_ahead = before(self.rcv_next, s.seq);
-        let outside_window = is_ahead && !before(s.seq, self.rcv_edge);
+        // At its very edge is where an acknowledgement comes from once the window is used up.
+        let outside_window = is_ahead && before(self.rcv_edge, s.seq);
         if s.has(RST) {
             // RFC 5961 3.2.
             if s.seq == self.rcv_next || self.phase == Phase::Connecting {
@@ -498,7 +499,7 @@ impl Mirror {
     }
 
     /// The stream is gone: resets the container's end too.
-    pub(crate) fn reset(&mut self, io: &mut impl Stream, out: &mut Vec<Frame>) -> Fate {
+    pub fn reset(&mut self, io: &mut impl Stream, out: &mut Vec<Frame>) -> Fate {
         io.abort();
         if self.phase == Phase::Connecting {
             out.extend(self.refusal());

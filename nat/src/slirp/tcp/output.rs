@@ -262,7 +262,7 @@ impl Mirror {
 
     /// Whether something waits for the container's window to open.
     fn is_shut_out(&self) -> bool {
-        let waits = self.readable || self.next != self.max;
+        let waits = self.readable && self.fin.is_none() || self.next != self.max;
         self.phase == Phase::Open && self.flight() == 0 && waits && self.space() < self.mss.into()
     }
 
