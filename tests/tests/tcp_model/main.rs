@@ -6,7 +6,7 @@ mod model;
 use proptest::prelude::*;
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 3000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 1500, ..ProptestConfig::default() })]
 
     #[test]
     fn both_ends_get_what_the_other_has_sent(bytes in prop::collection::vec(any::<u8>(), 0..1500)) {

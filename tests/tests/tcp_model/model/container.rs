@@ -120,9 +120,9 @@ impl Container {
         up
     }
 
-    /// Whether all is done at this end.
-    pub(crate) fn is_done(&self) -> bool {
-        self.fin_acked && self.end.is_some_and(|e| self.next() == e + 1)
+    /// Whether it has all of the host's stream.
+    pub(crate) fn has_end(&self) -> bool {
+        self.end.is_some_and(|e| self.next() == e + 1)
     }
 
     /// Takes what comes.
