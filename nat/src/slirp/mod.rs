@@ -273,8 +273,8 @@ impl Slirp {
         }
     }
 
-    /// Opens a socket, with room made for it.
-    fn open(&mut self, now: Nanos, kind: Kind, key: Key) -> io::Result<OwnedFd> {
+    /// Opens a socket, with room made for it. `ttl`: that of what begins the flow, if it is to be the socket's.
+    fn open(&mut self, now: Nanos, kind: Kind, key: Key, ttl: Option<u8>) -> io::Result<OwnedFd> {
         if self.table.is_full() && !self.make_room(now) {
             return Err(io::Error::from_raw_os_error(sock::TOO_MANY));
         }
@@ -282,9 +282,9 @@ impl Slirp {
         if self.config.own_addresses.contains(&key.outside.ip()) {
             key.outside.set_ip(self.outbound.own_address(&key)?);
         }
-        match self.outbound.open(kind, key) {
+        match self.outbound.open(kind, key, ttl) {
             Err(e) if e.raw_os_error() == Some(sock::TOO_MANY) && self.make_room(now) => {
-                self.outbound.open(kind, key)
+                self.outbound.open(kind, key, ttl)
             }
             r => r,
         }

@@ -102,7 +102,7 @@ impl Slirp {
 
     fn begin_anew(&mut self, now: Nanos, i: u32, key: Key) {
         // What can't be opened now stays, and fails by itself.
-        let Ok(fd) = self.open(now, Kind::Tcp, key) else {
+        let Ok(fd) = self.open(now, Kind::Tcp, key, None) else {
             return;
         };
         let host = tcp::Host::new(fd);

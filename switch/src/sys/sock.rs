@@ -3,7 +3,7 @@
 //! Nothing here blocks. Payload is peeked at an offset that the kernel keeps (SO_PEEK_OFF, for TCP from Linux 6.9 on) and
 //! discarded when the container has it; an older kernel copies what was peeked before into a buffer of ours once more.
 
-use super::datagram::tell_errors;
+use super::datagram::{set_ttl, tell_errors};
 use super::source::Source;
 use nix::errno::Errno;
 use nix::sys::socket::sockopt::{
@@ -39,7 +39,20 @@ pub enum Kind {
 /// Opens a socket that begins to connect to `to`, from `from` if that is given. Errors: as [`Source::bind`], socket(2) and connect(2),
 /// but for EINPROGRESS.
 pub fn open(kind: Kind, to: SocketAddr, from: Option<&Source>) -> io::Result<OwnedFd> {
+    open_with(kind, to, from, None)
+}
+
+/// The same; what it sends has this TTL or hop limit, its SYN too, unless that is the host's own affair.
+pub fn open_with(
+    kind: Kind,
+    to: SocketAddr,
+    from: Option<&Source>,
+    ttl: Option<u8>,
+) -> io::Result<OwnedFd> {
     let fd = of_family(kind, to)?;
+    if ttl.is_some() {
+        set_ttl(&fd, to.is_ipv6(), ttl)?;
+    }
     match kind {
         Kind::Tcp => {
             setsockopt(&fd, TcpNoDelay, &true)?;

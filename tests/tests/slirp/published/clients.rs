@@ -23,6 +23,19 @@ fn client_addresses_are_preserved_on_published_ports() {
 }
 
 #[test]
+fn urgent_data_comes_in_its_place_at_published_ports() {
+    let lab = tap_lab!("pub-urgent");
+    let Site { d, a, outside } = site(&lab, "1500");
+    let _server = serve(&a, "serve", "7000");
+    publish(&d, "web", &["--ports", "8080"]);
+    for host in HOST {
+        let said = peer(&outside, &["urgent", host, "8080"]);
+        assert_eq!(said, "abc!def?ghi\nxy!z", "{host}");
+    }
+    d.assert_ledger();
+}
+
+#[test]
 fn client_addresses_are_preserved_in_two_networks_of_users() {
     let lab = tap_lab!("pub-two");
     let Site { d, a, outside } = site(&lab, "1500");
