@@ -31,6 +31,7 @@ pub mod tcp;
 mod udp;
 mod whole;
 
+pub(crate) use accept::{Fit, Straight};
 pub use listen::{HostPort, HostPortCounters};
 pub use moved::HostAddresses;
 pub(crate) use outbound::{Outbound, own_address};
@@ -116,8 +117,9 @@ pub(crate) struct Slirp {
     watch: Option<Watch>,
     table: Table<Flow>,
     listeners: listen::Listeners,
-    /// Connections from the host's loopback may go straight inside.
-    splices: bool,
+    /// Connections from the host's loopback that may go straight inside, once they are judged; and those that have.
+    straight: Vec<accept::Straight>,
+    spliced: Option<splice::Spliced>,
     dirty: VecDeque<u32>,
     out: Vec<Out>,
     frames: Vec<Frame>,
@@ -168,7 +170,8 @@ impl Slirp {
             watch,
             table: Table::new(sock::descriptors()),
             listeners: listen::Listeners::default(),
-            splices: false,
+            straight: Vec::new(),
+            spliced: None,
             dirty: VecDeque::new(),
             out: Vec::new(),
             frames: Vec::new(),
