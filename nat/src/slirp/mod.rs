@@ -19,6 +19,7 @@ mod accept;
 mod errors;
 mod listen;
 mod moved;
+mod orphans;
 mod outbound;
 mod outgoing;
 mod packet;
@@ -129,6 +130,7 @@ pub(crate) struct Slirp {
     incomplete: whole::Incomplete,
     /// The host's network has changed.
     moved: Option<moved::Moved>,
+    orphans: orphans::Orphans,
     /// Datagrams that wait for the end of their batch, and where those that come are put.
     outgoing: Vec<outgoing::Datagram>,
     inbox: Inbox,
@@ -178,6 +180,7 @@ impl Slirp {
             held: 0,
             incomplete: whole::Incomplete::default(),
             moved: None,
+            orphans: orphans::Orphans::default(),
             outgoing: Vec::new(),
             inbox: Inbox::default(),
             counters,
@@ -351,6 +354,7 @@ impl Slirp {
                 mirror.reset(host, &mut self.frames);
             }
         }
+        self.orphans.forget(i);
         self.listeners.settled(i, false);
         // Closing the descriptor ends its being watched.
     }
@@ -445,6 +449,7 @@ impl Slirp {
 
     /// Timers of the flows; when the next is due.
     pub(crate) fn tick(&mut self, now: Nanos) -> Nanos {
+        self.end_orphans(now, sock::is_own);
         while let Some(i) = self.table.expired(now, Flow::due) {
             let Some(slot) = self.table.get(i) else {
                 continue;
@@ -455,12 +460,12 @@ impl Slirp {
                 self.settle(i, fate);
             }
         }
-        self.table.next()
+        self.next()
     }
 
     /// When the next timer is due.
     pub(crate) fn next(&self) -> Nanos {
-        self.table.next()
+        self.table.next().min(self.orphans.next())
     }
 
     /// What is to be sent to containers.

@@ -63,7 +63,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Known {
     next: u64,
-    ends: HashMap<u64, (SocketAddr, SocketAddr)>,
+    ends: HashMap<u64, (SocketAddr, SocketAddr), foldhash::fast::RandomState>,
     over: Vec<u64>,
 }
 

@@ -134,6 +134,15 @@ pub fn local(fd: impl AsFd) -> io::Result<SocketAddr> {
         .ok_or_else(|| io::Error::from_raw_os_error(libc::EAFNOSUPPORT))
 }
 
+/// Whether the host has the address; also if the kernel can't be asked.
+#[must_use]
+pub fn is_own(ip: std::net::IpAddr) -> bool {
+    let at = SocketAddr::new(ip, 0);
+    let bound = of_family(Kind::Udp, at)
+        .map(|fd| nix::sys::socket::bind(fd.as_raw_fd(), &SockaddrStorage::from(at)));
+    !matches!(bound, Ok(Err(Errno::EADDRNOTAVAIL)))
+}
+
 /// Sends; returns how many bytes the kernel took. Errors: EAGAIN, EPIPE, ECONNRESET and others of send(2).
 pub fn send(fd: impl AsFd, parts: [&[u8]; 2]) -> io::Result<usize> {
     send_with(fd, parts, MsgFlags::empty())
