@@ -194,7 +194,7 @@ impl Slirp {
         }
     }
 
-    /// Whether a packet is an ICMP error from inside about a flow of ours. One that was to begin, ends.
+    /// Whether a packet is an ICMP error from inside about a flow of ours. One that was to begin, ends, and so does a client's of datagrams.
     pub(super) fn is_told(&mut self, e: &Entry) -> bool {
         let Ok(error) = QuotedError::parse(&e.frame, &e.meta) else {
             return false;
@@ -208,11 +208,20 @@ impl Slirp {
         let Some(i) = self.table.find(&key) else {
             return false;
         };
-        if let Some(Flow::Tcp(t)) = self.table.get(i).map(|s| &s.flow)
-            && t.0.is_opening()
-            && matches!(error.kind, IcmpKind::Unreachable(_))
-        {
-            self.close(i, true);
+        if !matches!(error.kind, IcmpKind::Unreachable(_)) {
+            return true;
+        }
+        match self.table.get(i).map(|s| &s.flow) {
+            Some(Flow::Tcp(t)) if t.0.is_opening() => self.close(i, true),
+            // No socket sends an ICMP error, and a raw one takes a privilege: the client isn't told, but it is counted.
+            Some(Flow::Served(s)) => {
+                let by = s.listener;
+                if let Some(l) = self.listeners.get(by) {
+                    l.counters.failed.add(1);
+                }
+                self.close(i, false);
+            }
+            _ => {}
         }
         true
     }
