@@ -343,10 +343,12 @@ impl Workload {
             let daemon = switch.argv_with_topology(&a, &b)?;
             let mut argv = vec![program.as_str(), "tool", "start", "--"];
             argv.extend(daemon.iter().map(String::as_str));
-            let starter = switch.host.spawn(&argv);
+            let mut starter = switch.host.spawn(&argv);
             let reply = parse::<Reply>(&probe.finish(LIMIT));
+            let reply = reply.with_context(|| format!("vswitchd said: {}", starter.output()))?;
+            // The first reply may be there before the line that says when it was ready.
+            starter.wait_for("}");
             let output = starter.output();
-            let reply = reply.with_context(|| format!("vswitchd said: {output}"))?;
             let line = output
                 .lines()
                 .find(|l| l.starts_with('{'))

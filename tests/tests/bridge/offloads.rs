@@ -69,7 +69,7 @@ fn a_port_without_offloads_gets_finished_frames() {
             a.assert_ping(to);
             let run = a.iperf3(to, &["-n", "30M"]);
             println!("{link:?} {to}: {:.2} Gbit/s", run.bits_per_second / 1e9);
-            assert!(run.received_bytes > 25_000_000, "{:?}", run.report["end"]);
+            assert!(run.received_bytes > 15_000_000, "{:?}", run.report["end"]);
             udp_segments_arrive(&a, &b, to);
         }
         drop(server);

@@ -314,10 +314,11 @@ fn a_clamped_mss_avoids_a_black_hole() {
     drop(server);
     let _server = far.iperf3_server();
     d.ctl(&["gateway", "set", "wan", "--mtu", "1300"]);
-    for way in [&["-n", "5M"][..], &["-n", "5M", "-R"]] {
+    // What still is in the sender's buffer (4 MB at most) when it has written everything isn't counted.
+    for way in [&["-n", "20M"][..], &["-n", "20M", "-R"]] {
         let run = a.iperf3("203.0.113.66", way);
         assert!(
-            run.received_bytes > 4_000_000,
+            run.received_bytes > 10_000_000,
             "{way:?}: {}",
             run.report["end"]["sum_received"]
         );

@@ -69,7 +69,7 @@ fn tcp_both_ways(name: &str, receive: Receive) {
         for way in [&["-n", "20M"][..], &["-n", "20M", "-R"]] {
             let got = a.iperf3(to, way).received_bytes;
             // What is on its way when the client has sent all isn't counted.
-            assert!(got >= 10 << 20, "{to} {way:?}: {got} bytes");
+            assert!(got >= 8 << 20, "{to} {way:?}: {got} bytes");
         }
     }
     // One frame at a time, each after a sleep of the worker: a wake-up that is lost loses a ping.

@@ -58,9 +58,9 @@ fn joined(lab: &Lab, near: Box<dyn PortIo>, far: impl Fn() -> Box<dyn PortIo>) {
                 .success()
         });
         let _server = b.iperf3_server();
-        for way in [&["-n", "8M"][..], &["-n", "8M", "-R"]] {
+        for way in [&["-n", "24M"][..], &["-n", "24M", "-R"]] {
             let got = a.iperf3("192.0.2.2", way).received_bytes;
-            assert!(got >= 4 << 20, "{way:?}: {got} bytes");
+            assert!(got >= 8 << 20, "{way:?}: {got} bytes");
         }
         two.assert_ledger();
         let before = downs(&one, port);

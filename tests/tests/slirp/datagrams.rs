@@ -29,7 +29,7 @@ fn datagrams_of_all_sizes_cross_and_errors_come_back() {
     ] {
         let run = a.iperf3(FAR[0], args);
         assert!(
-            run.received_bytes > 3_000_000,
+            run.received_bytes > 1_000_000,
             "{args:?} {:?}",
             run.report["end"]
         );
