@@ -5,7 +5,7 @@
 //! reached, or when it doesn't answer at all.
 
 use super::listen::TCP;
-use super::splice::Spliced;
+use super::spliced::Spliced;
 use super::tcp::{self, Mirror};
 use super::{Flow, Key, Slirp};
 use crate::icmp_error::{ErrorKind as IcmpKind, QuotedError};

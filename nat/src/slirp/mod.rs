@@ -26,6 +26,7 @@ mod packet;
 mod ping;
 mod served;
 mod splice;
+mod spliced;
 mod stream;
 mod table;
 pub mod tcp;
@@ -120,7 +121,7 @@ pub(crate) struct Slirp {
     listeners: listen::Listeners,
     /// Connections from the host's loopback that may go straight inside, once they are judged; and those that have.
     straight: Vec<accept::Straight>,
-    spliced: Option<splice::Spliced>,
+    spliced: Option<spliced::Spliced>,
     dirty: VecDeque<u32>,
     out: Vec<Out>,
     frames: Vec<Frame>,

@@ -14,8 +14,8 @@
 //! through the network.
 
 use super::listen::HostPortCounters;
+use super::spliced::{Shared, Spliced};
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
-use hashbrown::HashMap;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use std::collections::VecDeque;
@@ -23,8 +23,8 @@ use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use vswitch_core::sys::sock;
@@ -48,60 +48,6 @@ struct Job {
     to: SocketAddr,
     open: Arc<Open>,
     counters: Arc<HostPortCounters>,
-}
-
-#[derive(Debug, Default)]
-struct Shared {
-    live: AtomicUsize,
-    /// All that is under way is to end; so is the thread.
-    reset: AtomicBool,
-    stop: AtomicBool,
-    known: Mutex<Known>,
-}
-
-/// Connections under way or handed over: the client's address and the one inside. `over`: those that are to end.
-#[derive(Debug, Default)]
-struct Known {
-    next: u64,
-    ends: HashMap<u64, (SocketAddr, SocketAddr), foldhash::fast::RandomState>,
-    over: Vec<u64>,
-}
-
-impl Shared {
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A connection has ended.
-    fn gone(&self, id: u64) {
-        self.known().ends.remove(&id);
-        self.live.fetch_sub(1, Relaxed);
-    }
-}
-
-/// The connections of a thread, for who judges them.
-#[derive(Clone, Debug)]
-pub(crate) struct Spliced {
-    waker: Arc<Waker>,
-    shared: Arc<Shared>,
-}
-
-impl Spliced {
-    /// All of them: number, the client's address, the one inside.
-    pub(crate) fn all(&self) -> Vec<(u64, SocketAddr, SocketAddr)> {
-        let known = self.shared.known();
-        known.ends.iter().map(|(i, (a, b))| (*i, *a, *b)).collect()
-    }
-
-    /// Resets one.
-    pub(crate) fn end(&self, id: u64) {
-        let mut known = self.shared.known();
-        if known.ends.remove(&id).is_some() {
-            known.over.push(id);
-        }
-        drop(known);
-        let _ = self.waker.wake();
-    }
 }
 
 /// The way into a container for the connections of a published port.
