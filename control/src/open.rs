@@ -220,7 +220,14 @@ fn configure(name: &str, port: &Port) -> Result<(), Refusal> {
         gateways: &port.gateways,
         onlink: false,
     };
-    inside(name, port, || interface::configure(&setup))?.map_err(|e| {
+    let whole = || {
+        // A bare namespace begins with its loopback down, where its own addresses aren't reached either.
+        if port.netns.is_some() && !addresses.is_empty() {
+            interface::loopback_up()?;
+        }
+        interface::configure(&setup)
+    };
+    inside(name, port, whole)?.map_err(|e| {
         let remedy = "check the addresses and that a gateway is in one of their prefixes";
         refused(name, e, remedy)
     })

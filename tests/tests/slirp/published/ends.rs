@@ -1,7 +1,7 @@
 //! How connections to published ports go and end.
 
 use super::{publish, shown};
-use crate::rig::{HOST, PEER, Site, peer, serve, site};
+use crate::rig::{HOST, PEER, Site, attached, peer, serve, site};
 use std::time::Duration;
 use vswitch_tests::{tap_lab, wait_until};
 
@@ -53,6 +53,33 @@ fn connections_end_as_either_end_ends_them() {
     }
     assert_eq!(peer(&outside, &["resets", HOST[0], "8080"]), "done");
     server.wait_for("reset");
+    d.assert_ledger();
+}
+
+#[test]
+fn who_takes_a_containers_place_is_reached_at_once() {
+    let lab = tap_lab!("pub-replaced");
+    let Site { d, mut a, outside } = site(&lab, "1500");
+    publish(&d, "web", &["--ports", "8080"]);
+    for round in 0..2 {
+        let server = serve(&a, "serve", "7000");
+        for host in HOST {
+            let said = peer(&outside, &["echo", host, "8080", "hello"]);
+            assert_eq!(said, "5", "{host} in round {round}");
+        }
+        drop(server);
+        // Its process ends: the neighbour that the gateway knew is nobody any more, and clients are told before they give up.
+        drop(a);
+        wait_until("the port to be down", || {
+            d.ctl(&["port", "show", "a"]).contains("ended")
+        });
+        for host in HOST {
+            let said = peer(&outside, &["greeted", host, "8080"]);
+            assert_eq!(said, "ConnectionResetError 104", "{host}");
+        }
+        d.ctl(&["port", "del", "a"]);
+        a = attached(&lab, &d, "1500");
+    }
     d.assert_ledger();
 }
 
