@@ -51,7 +51,7 @@ impl Up {
         b.extend(PORTS.iter().flat_map(|p| p.to_be_bytes()));
         b.extend(self.seq.to_be_bytes());
         b.extend(self.ack.to_be_bytes());
-        b.extend([((20 + options.len()) / 4 << 4) as u8, self.flags]);
+        b.extend([(((20 + options.len()) / 4) << 4) as u8, self.flags]);
         b.extend(self.window.to_be_bytes());
         b.extend([0; 4]);
         b.extend(options);
