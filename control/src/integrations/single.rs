@@ -89,6 +89,44 @@ pub(crate) enum Other<'a> {
     Process(BorrowedFd<'a>),
 }
 
+/// Waits for the end of a container that is attached elsewhere, of its device by `queue`. None after `timeout` milliseconds, and when
+/// the peer at `stream` is gone.
+pub(super) fn await_end(
+    ends: &Ends,
+    other: Option<Other<'_>>,
+    queue: BorrowedFd<'_>,
+    stream: Option<BorrowedFd<'_>>,
+    timeout: Option<u16>,
+) -> Result<Option<Ended>, SingleError> {
+    let mut fds = vec![
+        (
+            Some(Ended::Signal),
+            PollFd::new(ends.0.as_fd(), PollFlags::POLLIN),
+        ),
+        // A device that is gone is an error, which is told unasked.
+        (Some(Ended::Gone), PollFd::new(queue, PollFlags::empty())),
+    ];
+    fds.extend(other.map(|o| match o {
+        Other::HangUp(fd) => (Some(Ended::Other), PollFd::new(fd, PollFlags::empty())),
+        Other::Process(fd) => (Some(Ended::Other), PollFd::new(fd, PollFlags::POLLIN)),
+    }));
+    fds.extend(stream.map(|s| (None, PollFd::new(s, PollFlags::empty()))));
+    let (whys, mut fds): (Vec<_>, Vec<_>) = fds.into_iter().unzip();
+    loop {
+        match poll(
+            &mut fds,
+            timeout.map_or(PollTimeout::NONE, PollTimeout::from),
+        ) {
+            Err(Errno::EINTR) => continue,
+            Err(e) => return Err(system("waiting for the end")(e)),
+            Ok(_) => {}
+        }
+        let told =
+            |(fd, why): (&PollFd<'_>, &Option<Ended>)| fd.any().unwrap_or(true).then_some(*why);
+        return Ok(fds.iter().zip(&whys).find_map(told).flatten());
+    }
+}
+
 /// The running switch; its worker and devices go when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Single {
