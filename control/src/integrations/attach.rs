@@ -7,7 +7,7 @@
 //! published; the daemon takes all of it away when the connection ends. This process forwards nothing then: it waits for the end of the
 //! container, and if the daemon ends first, it hands the queue over to the next one, so that a restart is an outage and no more.
 
-use super::single::{Ended, Ends, Other, SingleError, await_end};
+use super::single::{Awaited, Ended, Ends, Other, SingleError, await_end};
 use crate::config;
 use crate::handover::{Line, Said, path_beside};
 use crate::model::PublishedPort;
@@ -30,8 +30,9 @@ const VARIABLE: &str = "VSWITCH_ATTACH";
 const ANSWER: Duration = Duration::from_secs(20);
 /// A container of the same name may be about to end for so long.
 const ENDING: Duration = Duration::from_secs(5);
-/// How often a daemon that has ended is looked for, in milliseconds.
-const AGAIN: u16 = 500;
+/// How often a daemon that has ended is looked for, and the container's device looked at, in milliseconds: that it is gone wakes only who
+/// would be woken by each of its frames.
+const AGAIN: u16 = 1000;
 
 /// What went wrong.
 #[derive(Debug, thiserror::Error)]
@@ -338,10 +339,11 @@ impl Session {
                 .map(|s| s.get_ref().try_clone());
             let stream = stream.and_then(Result::ok);
             // An answer in between belongs to who has asked, under the lock.
-            let timeout = stream.is_none().then_some(AGAIN);
             let watched = stream.as_ref().map(AsFd::as_fd);
-            if let Some(ended) = await_end(ends, other, queue.as_fd(), watched, timeout)? {
-                return Ok(ended);
+            match await_end(ends, other, queue.as_fd(), watched, AGAIN)? {
+                Awaited::Ended(ended) => return Ok(ended),
+                Awaited::Nothing if stream.is_some() => continue,
+                Awaited::Nothing | Awaited::PeerGone => {}
             }
             let mut inner = self.inner();
             if inner.stream.is_some() {
