@@ -87,10 +87,10 @@ fn podman_containers_share_a_switch() {
     assert!(ctl(site, "stats web --json").contains("web"));
     ctl(
         site,
-        "policy add closed --from port:db --to port:web --default drop --rule accept~proto~icmp",
+        "policy add closed --from port:db --to port:web --default drop --rule accept~proto~icmp,icmp6",
     );
     inside("db", "ping -c 2 web").expect_ok();
-    let refused = inside("db", "wget -T 2 -q -O - http://web/name");
+    let refused = inside("db", "timeout 3 wget -q -O - http://web/name");
     assert!(!refused.success(), "{refused}");
     inside("web", "wget -q -O - http://db/name").expect_ok();
     let policy = ctl(site, "policy show closed --json");
@@ -141,7 +141,7 @@ fn pasta_by_hand() {
         };
         format!(
             "export VSWITCH_ATTACH={attach}
-             pasta --config-net -t {port}:80 -u none --dns-forward 10.0.2.3 $P || echo code $?
+             pasta --config-net -t {port}:80 -u none --dns-forward 10.0.2.3 --no-map-gw $P || echo code $?
              echo outside $(inside curl -s http://198.51.100.254:8000/peer)
              inside ip -br addr"
         )
@@ -171,7 +171,7 @@ fn pasta_by_hand() {
         "{CONTAINER}
          {}
          inside dig +short @10.0.2.3 one.containers.internal
-         echo $P >pid; cd /; inside python3 -m http.server 80 & wait",
+         inside python3 -m http.server 80 >web 2>&1 & wait",
         text("containers,name=one,label=shop")
     );
     let one = site.spawn(&[], &["bash", "-ec", &held]);
@@ -189,13 +189,8 @@ fn pasta_by_hand() {
     let printed = one.output();
     assert!(printed.contains("outside 198.51.100.1"), "{printed}");
     assert!(printed.matches("10.0.2.").count() > 1, "{printed}");
-    site.machine.ok(&[
-        "sh",
-        "-c",
-        "kill -KILL $(cat \"$0\")",
-        &site.path("home/pid"),
-    ]);
-    wait_until("the port goes with its container", || {
+    site.machine.ok(&["sh", "-c", "kill -KILL $(pidof pasta)"]);
+    wait_until("the port goes with its program", || {
         !ctl(&site, "port show").contains("one")
     });
 }
