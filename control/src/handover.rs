@@ -40,7 +40,7 @@ pub(crate) struct Handover {
 /// What a connection begins with.
 enum First {
     Attach { attach: Begin },
-    Handover(Handover),
+    Handover(Box<Handover>),
 }
 
 /// A line of a session.
@@ -106,7 +106,7 @@ pub(crate) async fn connection(
             drop(place);
             return session(stream, heard, attach, plane).await;
         }
-        Ok((First::Handover(h), Some(fd))) => take_in(plane, h, fd),
+        Ok((First::Handover(h), Some(fd))) => take_in(plane, *h, fd),
         Ok((First::Handover(_), None)) => Err(refused("no descriptor came")),
         Err(e) => Err(e),
     };
@@ -130,7 +130,7 @@ fn first(text: &[u8]) -> Result<First, Refusal> {
             _ => None,
         })
     } else {
-        serde_json::from_value(value).map(|h| Some(First::Handover(h)))
+        serde_json::from_value(value).map(|h| Some(First::Handover(Box::new(h))))
     };
     let form = form.map_err(|e| refused(e.to_string()))?;
     form.ok_or_else(|| refused("a session begins with `attach`"))

@@ -64,6 +64,9 @@ pub(crate) struct Given {
     pub(crate) mac: Mac,
 }
 
+/// The gateway's address with the length of its prefix, and one of a container in it.
+type Beside = ((IpAddr, u8), IpAddr);
+
 /// A session.
 #[derive(Debug)]
 struct Held {
@@ -191,7 +194,7 @@ impl Plane {
         b: &Begin,
         gateway: &Gateway,
         is_v4: bool,
-    ) -> Result<Option<((IpAddr, u8), IpAddr)>, Refusal> {
+    ) -> Result<Option<Beside>, Refusal> {
         let mut prefixes = gateway.addresses.iter().map(|c| c.0);
         let roomy = |p: &(IpAddr, u8)| p.0.is_ipv4() == is_v4 && host(*p, 1).is_some();
         if let Some(wanted) = b.addresses.iter().find(|ip| ip.is_ipv4() == is_v4) {
