@@ -12,7 +12,9 @@ mod machine;
 mod page;
 mod peer;
 mod plot;
+mod readme;
 mod report;
+mod scale;
 mod stats;
 mod stop;
 mod target;
@@ -35,6 +37,10 @@ struct Cli {
 enum Command {
     /// Run workloads over peers in turn and print the figures.
     Compare(compare::Compare),
+    /// Measure what a frame costs against the number of ports, MACs, flows, rules and workers.
+    Scale(scale::Scale),
+    /// Hold the tables of README.md and bench/README.md against a report, or write them.
+    Readme(readme::Readme),
     /// One end of a workload.
     #[command(hide = true)]
     Tool {
@@ -46,6 +52,8 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Compare(compare) => compare.run(),
+        Command::Scale(scale) => scale.run(),
+        Command::Readme(readme) => readme.run(),
         Command::Tool { tool } => tool.run(),
     };
     match done {

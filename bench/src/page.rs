@@ -4,6 +4,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use crate::plot;
 use crate::report::{Report, Row, show};
+use crate::scale::{self, Curve};
 use crate::workload::{Better, Metric};
 
 const STYLE: &str = "
@@ -34,6 +35,7 @@ pub(crate) fn page(report: &Report) -> anyhow::Result<String> {
         }
         sections.push(section(report, metric, &rows)?);
     }
+    let scale = scale::section(&report.scale)?;
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -48,11 +50,36 @@ pub(crate) fn page(report: &Report) -> anyhow::Result<String> {
                 (about(report))
                 (targets(report))
                 @for line in report.failed() { p.missed { (line) } }
+                (scale)
                 @for section in sections { (section) }
             }
         }
     };
     Ok(page.into_string())
+}
+
+/// A page of curves alone.
+pub(crate) fn scale_page(about: &[(String, String)], curves: &[Curve]) -> anyhow::Result<String> {
+    let section = scale::section(curves)?;
+    Ok(html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width";
+                title { "vswitch at scale" }
+                style { (PreEscaped(STYLE)) }
+            }
+            body {
+                h1 { "vswitch at scale" }
+                table {
+                    @for (name, value) in about { tr { td { (name) } td { code { (value) } } } }
+                }
+                (section)
+            }
+        }
+    }
+    .into_string())
 }
 
 fn about(report: &Report) -> Markup {
@@ -91,7 +118,7 @@ fn section(report: &Report, metric: Metric, rows: &[Row]) -> anyhow::Result<Mark
         table {
             tr {
                 th { "peer" } th { "median" } th { "min" } th { "max" }
-                th { "x " (report.base().name()) } th { "min" } th { "max" }
+                th { "ratio" } th { "min" } th { "max" } th { "to" }
             }
             @for row in rows {
                 tr {
@@ -101,8 +128,9 @@ fn section(report: &Report, metric: Metric, rows: &[Row]) -> anyhow::Result<Mark
                     td { (show(row.figure.max)) }
                     @if let Some(r) = &row.ratio {
                         td { (show(r.median)) } td { (show(r.min)) } td { (show(r.max)) }
+                        td { (report.base(row.peer).name()) }
                     } @else {
-                        td {} td {} td {}
+                        td {} td {} td {} td {}
                     }
                 }
             }
@@ -118,7 +146,7 @@ mod tests {
 
     #[test]
     fn the_page_holds_what_was_measured_and_nothing_unescaped() {
-        let mut report = Report::new("compare <b>".into(), Peer::Bridge, vec![]);
+        let mut report = Report::new("compare <b>".into(), None, vec![]);
         let metric = Metric {
             workload: Workload::Rtt,
             name: "p50",

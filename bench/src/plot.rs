@@ -5,6 +5,7 @@ use plotters::prelude::*;
 
 use crate::peer::Peer;
 use crate::report::{Row, show};
+use crate::stats::Summary;
 
 const WIDTH: u32 = 760;
 /// Height of a bar and of the space around the bars, in pixels.
@@ -165,10 +166,50 @@ pub(crate) fn curves(curves: &[(Peer, Vec<(f64, f64)>)]) -> anyhow::Result<Strin
     Ok(svg)
 }
 
+/// A curve of cost against size: sizes to the right, logarithmic; the least and the greatest of the rounds at each point.
+pub(crate) fn growth(points: &[(f64, Summary)], of: &str, unit: &str) -> anyhow::Result<String> {
+    let mut svg = String::new();
+    {
+        let root = SVGBackend::with_string(&mut svg, (WIDTH, 280)).into_drawing_area();
+        let least = points.iter().map(|p| p.0).fold(f64::MAX, f64::min);
+        let greatest = points.iter().map(|p| p.0).fold(1.0, f64::max);
+        let most = points.iter().map(|p| p.1.max).fold(0.0, f64::max) * 1.15;
+        let mut chart = ChartBuilder::on(&root)
+            .margin(8)
+            .x_label_area_size(36)
+            .y_label_area_size(60)
+            .build_cartesian_2d(
+                (least * 0.8..greatest * 1.25).log_scale(),
+                0.0..most.max(1.0),
+            )
+            .map_err(failed)?;
+        chart
+            .configure_mesh()
+            .x_desc(of)
+            .y_desc(unit)
+            .x_label_formatter(&|v| format!("{v:.0}"))
+            .y_label_formatter(&|v| format!("{v:.0}"))
+            .light_line_style(TRANSPARENT)
+            .draw()
+            .map_err(failed)?;
+        let line = points.iter().map(|(size, cost)| (*size, cost.median));
+        chart
+            .draw_series(LineSeries::new(line.clone(), COLOURS[0].stroke_width(3)))
+            .map_err(failed)?;
+        let ranges = points
+            .iter()
+            .map(|(size, c)| PathElement::new([(*size, c.min), (*size, c.max)], BLACK));
+        chart.draw_series(ranges).map_err(failed)?;
+        let dots = line.map(|at| Circle::new(at, 4, COLOURS[0].filled()));
+        chart.draw_series(dots).map_err(failed)?;
+        root.present().map_err(failed)?;
+    }
+    Ok(svg)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stats::Summary;
 
     #[test]
     fn a_bar_is_as_long_as_its_figure() {

@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::peer::Peer;
+use crate::scale::Curve;
 use crate::stats::{Summary, ratios};
 use crate::target::{Against, TARGETS};
 use crate::workload::{Metric, Sample, Workload};
@@ -37,27 +38,33 @@ pub(crate) struct Row {
 }
 
 /// Percentiles and their values, in microseconds.
-type Curve = Vec<(f64, f64)>;
+type Percentiles = Vec<(f64, f64)>;
 
 /// Everything measured so far.
 #[derive(Debug)]
 pub(crate) struct Report {
     series: Vec<Series>,
     /// Of every round.
-    curves: Vec<(Workload, Peer, Curve)>,
+    curves: Vec<(Workload, Peer, Percentiles)>,
     pub(crate) failures: Vec<Failure>,
     /// Names and values of what the machine and the programs are.
     versions: Vec<(String, String)>,
     command: String,
-    /// Whose figures the ratios of the table are to.
-    base: Peer,
+    /// Whose figures the ratios of the table are to; `None` is whom each is like ([`Peer::base`]).
+    base: Option<Peer>,
+    /// Cost against table size.
+    pub(crate) scale: Vec<Curve>,
     /// Rounds that were begun.
     pub(crate) rounds: usize,
 }
 
 impl Report {
     /// Of nothing yet.
-    pub(crate) fn new(command: String, base: Peer, versions: Vec<(String, String)>) -> Self {
+    pub(crate) fn new(
+        command: String,
+        base: Option<Peer>,
+        versions: Vec<(String, String)>,
+    ) -> Self {
         Self {
             series: vec![],
             curves: vec![],
@@ -65,6 +72,7 @@ impl Report {
             versions,
             command,
             base,
+            scale: vec![],
             rounds: 0,
         }
     }
@@ -132,9 +140,9 @@ impl Report {
             .collect()
     }
 
-    /// Whose figures ratios are to.
-    pub(crate) fn base(&self) -> Peer {
-        self.base
+    /// Whose figures a peer's ratios are to.
+    pub(crate) fn base(&self, peer: Peer) -> Peer {
+        self.base.unwrap_or_else(|| peer.base())
     }
 
     /// Every metric with what each peer had, and that against the base.
@@ -144,7 +152,7 @@ impl Report {
             Some(Row {
                 peer: s.peer,
                 figure: Summary::of(all)?,
-                ratio: self.ratio(s, self.base),
+                ratio: self.ratio(s, self.base(s.peer)),
             })
         };
         let of = |metric: Metric| {
@@ -161,7 +169,7 @@ impl Report {
     }
 
     /// Medians of a workload's percentiles over the rounds.
-    pub(crate) fn curves(&self, workload: Workload) -> Vec<(Peer, Curve)> {
+    pub(crate) fn curves(&self, workload: Workload) -> Vec<(Peer, Percentiles)> {
         let mut peers: Vec<Peer> = vec![];
         for (w, peer, _) in &self.curves {
             if *w == workload && !peers.contains(peer) {
@@ -170,10 +178,10 @@ impl Report {
         }
         peers.sort_unstable();
         let median = |peer: Peer| {
-            let of = |(w, p, c): &'_ (Workload, Peer, Curve)| {
+            let of = |(w, p, c): &'_ (Workload, Peer, Percentiles)| {
                 (*w == workload && *p == peer).then(|| c.clone())
             };
-            let rounds: Vec<Curve> = self.curves.iter().filter_map(of).collect();
+            let rounds: Vec<Percentiles> = self.curves.iter().filter_map(of).collect();
             let percents = rounds.first()?.iter().map(|(percent, _)| *percent);
             let points = percents.enumerate().filter_map(|(i, percent)| {
                 let values = rounds.iter().filter_map(|c| c.get(i));
@@ -187,7 +195,6 @@ impl Report {
     /// For people.
     pub(crate) fn table(&self) -> String {
         let mut text = String::new();
-        let base = format!("x {}", self.base.name());
         for (name, value) in &self.versions {
             let _ = writeln!(text, "{name:<14} {value}");
         }
@@ -202,7 +209,7 @@ impl Report {
             let _ = writeln!(
                 text,
                 "\n{title:<30} {:>10} {:>10} {:>10}   {:>12}  {:>15}",
-                "median", "min", "max", base, "min-max"
+                "median", "min", "max", "ratio", "min-max"
             );
             let mut rows: Vec<&Series> =
                 self.series.iter().filter(|s| s.metric == metric).collect();
@@ -214,6 +221,7 @@ impl Report {
         for line in self.failed() {
             let _ = writeln!(text, "{line}");
         }
+        text += &crate::scale::table(&self.scale);
         let targets = self.targets();
         if !targets.is_empty() {
             let _ = writeln!(text, "\nTargets (medians of ratios within a round)");
@@ -235,10 +243,14 @@ impl Report {
             show(s.min),
             show(s.max)
         );
-        match self.ratio(row, self.base) {
+        match self.ratio(row, self.base(row.peer)) {
             Some(r) => {
                 let range = format!("{:.2}-{:.2}", r.min, r.max);
-                format!("{line}   {:>12.2}  {range:>15}", r.median)
+                format!(
+                    "{line}   {:>12.2}  {range:>15} x {}",
+                    r.median,
+                    self.base(row.peer).name()
+                )
             }
             None => line,
         }
@@ -322,7 +334,7 @@ impl Report {
                 "workload": s.metric.workload, "metric": s.metric.name, "unit": s.metric.unit, "better": s.metric.better,
                 "peer": s.peer, "values": s.values,
                 "summary": Summary::of(s.values.iter().flatten().copied()),
-                "ratio": self.ratio(s, self.base),
+                "ratio": self.ratio(s, self.base(s.peer)), "ratio_to": self.base(s.peer),
             })
         });
         let targets = self
@@ -331,11 +343,11 @@ impl Report {
             .map(|(line, met)| json!({"target": line, "met": met}));
         json!({
             "command": self.command,
-            "base": self.base,
             "rounds": self.rounds,
             "versions": self.versions.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
             "figures": series.collect::<Vec<_>>(),
             "curves": self.curve_json(),
+            "scale": self.scale.iter().map(Curve::json).collect::<Vec<_>>(),
             "failures": self.failures,
             "targets": targets.collect::<Vec<_>>(),
         })
@@ -368,7 +380,7 @@ mod tests {
     }
 
     fn report(ours: [f64; 3]) -> Report {
-        let mut r = Report::new("compare".into(), Peer::Bridge, vec![]);
+        let mut r = Report::new("compare".into(), None, vec![]);
         r.rounds = 3;
         for (round, (ours, bridge)) in ours.into_iter().zip([10.0, 20.0, 10.0]).enumerate() {
             r.add(Workload::Tcp1, Peer::VswitchTap, round, rate(ours));

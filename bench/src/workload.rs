@@ -32,6 +32,8 @@ pub(crate) enum Workload {
     Tcp1Down,
     /// TCP, 8 streams.
     Tcp8,
+    /// TCP, 8 streams the other way.
+    Tcp8Down,
     /// UDP datagrams of 64 bytes, flooded.
     Udp64,
     /// UDP datagrams of 512 bytes, flooded.
@@ -143,13 +145,12 @@ impl Workload {
     /// Runs it once over a bed.
     pub(crate) fn run(self, bed: &Bed, times: Times) -> anyhow::Result<Sample> {
         caught(|| match self {
-            Workload::Idle => self.idle(bed, times).map(Sample::from),
-            Workload::Start => Ok(Sample::default()),
+            Workload::Idle | Workload::Start => Ok(Sample::default()),
             Workload::Tcp1
             | Workload::Tcp1Down
             | Workload::Published
             | Workload::PublishedLocal => self.tcp(bed, times, 1).map(Sample::from),
-            Workload::Tcp8 => self.tcp(bed, times, 8).map(Sample::from),
+            Workload::Tcp8 | Workload::Tcp8Down => self.tcp(bed, times, 8).map(Sample::from),
             Workload::Udp64 => self.udp(bed, times, 64).map(Sample::from),
             Workload::Udp512 => self.udp(bed, times, 512).map(Sample::from),
             Workload::Udp1472 => self.udp(bed, times, 1472).map(Sample::from),
@@ -176,27 +177,33 @@ impl Workload {
         })
     }
 
-    fn idle(self, bed: &Bed, times: Times) -> anyhow::Result<Vec<Figure>> {
+    /// All beds at once, since nothing happens on any.
+    pub(crate) fn idle(self, beds: &[&Bed], times: Times) -> Vec<anyhow::Result<Sample>> {
         machine::rest(SETTLE);
-        let before = machine::sleeps(&bed.switch)?;
+        let before: Vec<_> = beds.iter().map(|b| machine::sleeps(&b.switch)).collect();
         let start = Instant::now();
         machine::rest(Duration::from_secs_f64(times.idle_seconds));
-        let wakes = (machine::sleeps(&bed.switch)? - before) as f64 / start.elapsed().as_secs_f64();
-        let mut rss = 0;
-        for pid in &bed.switch {
-            rss += machine::status(*pid, "VmRSS")?;
-        }
-        Ok(vec![
-            self.figure("resident", "MiB", Better::Lower, rss as f64 / 1024.0),
-            self.figure("wake-ups", "1/s", Better::Lower, wakes),
-        ])
+        let of = |(bed, before): (&&Bed, anyhow::Result<u64>)| {
+            let wakes = machine::sleeps(&bed.switch)? - before?;
+            let wakes = wakes as f64 / start.elapsed().as_secs_f64();
+            let mut rss = 0;
+            for pid in &bed.switch {
+                rss += machine::status(*pid, "VmRSS")?;
+            }
+            Ok(vec![
+                self.figure("resident", "MiB", Better::Lower, rss as f64 / 1024.0),
+                self.figure("wake-ups", "1/s", Better::Lower, wakes),
+            ]
+            .into())
+        };
+        beds.iter().zip(before).map(of).collect()
     }
 
     fn tcp(self, bed: &Bed, times: Times, streams: usize) -> anyhow::Result<Vec<Figure>> {
         let cpu = machine::cpu_seconds(&bed.switch);
         let run = Run {
             streams,
-            down: self == Workload::Tcp1Down,
+            down: matches!(self, Workload::Tcp1Down | Workload::Tcp8Down),
             ..Run::new(self.ends(bed)?, times)
         };
         let (sourced, received): (Sourced, Streams) = if run.down {

@@ -1,6 +1,6 @@
 //! The peers: what stands between two containers, started by the bench in namespaces of its own.
 //!
-//! Each peer makes a [`Bed`]: containers `a` (192.0.2.1) and `b` (192.0.2.2) with `eth0` of MTU 1500, IPv6 off so that nothing
+//! Each peer makes a [`Bed`]: containers `a` (192.0.2.1) and `b` (192.0.2.2) with `eth0` of MTU 1500 (see --mtu), IPv6 off so that nothing
 //! but the workload speaks, and the processes of the switch, if there are any. A bed is handed out only once a ping has gone
 //! through it. Of the peers that translate addresses (`nat`) or go by sockets (`rootless`) `b` is outside, at 198.51.100.2.
 
@@ -41,6 +41,10 @@ pub(crate) struct Setup {
     pub(crate) before: PathBuf,
     /// Further arguments of `vswitchd run`, of peers `vswitch-*` only.
     pub(crate) daemon_args: Vec<String>,
+    /// MTU of containers that have nothing but a switch between them.
+    pub(crate) mtu: u32,
+    /// Root of a Debian 13.
+    pub(crate) debian13: PathBuf,
 }
 
 impl Setup {
@@ -88,16 +92,22 @@ pub(crate) enum Peer {
     Slirp4netns,
     /// The same, MTU 1500.
     #[value(name = "slirp4netns-1500")]
+    #[serde(rename = "slirp4netns-1500")]
     Slirp4netns1500,
     /// Host sockets by pasta, MTU 65520.
     Pasta,
     /// The same, MTU 1500.
     #[value(name = "pasta-1500")]
+    #[serde(rename = "pasta-1500")]
     Pasta1500,
+    /// Host sockets by Debian 13's pasta, MTU 65520 (see --debian13).
+    #[value(name = "pasta-debian13")]
+    PastaDebian13,
     /// Host sockets by vswitchd, MTU 65520.
     VswitchRootless,
     /// The same, MTU 1500.
     #[value(name = "vswitch-rootless-1500")]
+    #[serde(rename = "vswitch-rootless-1500")]
     VswitchRootless1500,
     /// Another build of vswitchd (see --before) on TAP ports.
     BeforeTap,
@@ -154,10 +164,20 @@ impl Peer {
                 | Peer::Slirp4netns1500
                 | Peer::Pasta
                 | Peer::Pasta1500
+                | Peer::PastaDebian13
                 | Peer::VswitchRootless
                 | Peer::VswitchRootless1500
                 | Peer::VswitchSlirp4netns
         )
+    }
+
+    /// Whose figures its own are set against, unless somebody else is named.
+    pub(crate) fn base(self) -> Peer {
+        match self {
+            Peer::Nftables | Peer::VswitchNat | Peer::BeforeNat => Peer::Nftables,
+            p if p.is_rootless() => Peer::Pasta,
+            _ => Peer::Bridge,
+        }
     }
 
     /// A program that tells its version, with the arguments for it.
@@ -169,6 +189,23 @@ impl Peer {
             Peer::Slirp4netns | Peer::Slirp4netns1500 => &["slirp4netns", "--version"],
             Peer::Pasta | Peer::Pasta1500 => {
                 &["dpkg-query", "-W", "-f", "${Package} ${Version}", "passt"]
+            }
+            Peer::PastaDebian13 => {
+                let list = setup.debian13.join("var/lib/dpkg");
+                let list = list.to_string_lossy();
+                return Some(
+                    [
+                        "dpkg-query",
+                        "--admindir",
+                        &list,
+                        "-W",
+                        "-f",
+                        "${Package} ${Version}",
+                        "passt",
+                    ]
+                    .map(ToOwned::to_owned)
+                    .to_vec(),
+                );
             }
             Peer::VswitchTap
             | Peer::VswitchVeth
@@ -191,14 +228,17 @@ impl Peer {
     /// Brings it up.
     pub(crate) fn start(self, lab: &Lab, setup: &Setup) -> anyhow::Result<Bed> {
         let what = self.name();
+        let mtu = setup.mtu;
         let make = || match self {
-            Peer::Veth => kernel::veth(lab),
-            Peer::Bridge => kernel::bridge(lab),
-            Peer::Ovs => ovs::start(lab),
-            Peer::Vde => vde::start(lab),
-            Peer::VswitchTap | Peer::BeforeTap => vswitch::bed(lab, setup.build(self), "tap"),
-            Peer::VswitchVeth | Peer::BeforeVeth => vswitch::bed(lab, setup.build(self), "veth"),
-            Peer::VswitchRing => vswitch::ring(lab, setup.build(self)),
+            Peer::Veth => kernel::veth(lab, mtu),
+            Peer::Bridge => kernel::bridge(lab, mtu),
+            Peer::Ovs => ovs::start(lab, mtu),
+            Peer::Vde => vde::start(lab, mtu),
+            Peer::VswitchTap | Peer::BeforeTap => vswitch::bed(lab, setup.build(self), "tap", mtu),
+            Peer::VswitchVeth | Peer::BeforeVeth => {
+                vswitch::bed(lab, setup.build(self), "veth", mtu)
+            }
+            Peer::VswitchRing => vswitch::ring(lab, setup.build(self), mtu),
             Peer::Nftables => nat::nftables(lab),
             Peer::VswitchNat | Peer::BeforeNat => nat::vswitch(lab, setup.build(self)),
             Peer::Slirp4netns => rootless::slirp4netns(lab, SLIRP4NETNS, LONG),
@@ -206,12 +246,13 @@ impl Peer {
             Peer::VswitchSlirp4netns => {
                 rootless::slirp4netns(lab, &setup.build(self).program(SLIRP4NETNS), LONG)
             }
-            Peer::Pasta => rootless::pasta(lab, LONG),
-            Peer::Pasta1500 => rootless::pasta(lab, 1500),
+            Peer::Pasta => rootless::pasta(lab, None, LONG),
+            Peer::Pasta1500 => rootless::pasta(lab, None, 1500),
+            Peer::PastaDebian13 => rootless::pasta(lab, Some(&setup.debian13), LONG),
             Peer::VswitchRootless => rootless::vswitch(lab, setup.build(self), LONG),
             Peer::VswitchRootless1500 => rootless::vswitch(lab, setup.build(self), 1500),
-            Peer::RawTuntap => plain::tap(lab),
-            Peer::RawAfpacket => plain::packet(lab),
+            Peer::RawTuntap => plain::tap(lab, mtu),
+            Peer::RawAfpacket => plain::packet(lab, mtu),
         };
         let bed = caught(make).with_context(|| format!("starting {what}"))?;
         bed.reach().with_context(|| format!("trying {what}"))?;
@@ -239,7 +280,7 @@ pub(crate) fn caught<T>(f: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result
 pub(crate) struct Bed {
     /// Processes of the switch whose CPU time counts.
     pub(crate) switch: Vec<i32>,
-    _processes: Vec<Background>,
+    processes: Vec<Background>,
     pub(crate) a: Node,
     pub(crate) b: Node,
     /// Address of `b`.
@@ -254,7 +295,7 @@ impl Bed {
     fn of_kernel(a: Node, b: Node, hosts: Vec<Node>) -> Self {
         Self {
             switch: vec![],
-            _processes: vec![],
+            processes: vec![],
             a,
             b,
             far: ADDRESSES[1],
@@ -267,13 +308,19 @@ impl Bed {
     fn of_processes(a: Node, b: Node, hosts: Vec<Node>, processes: Vec<Background>) -> Self {
         Self {
             switch: processes.iter().map(Background::pid).collect(),
-            _processes: processes,
+            processes,
             a,
             b,
             far: ADDRESSES[1],
             published: None,
             hosts,
         }
+    }
+
+    /// What its processes have printed.
+    fn said(&self) -> String {
+        let outputs = self.processes.iter().map(Background::output);
+        outputs.collect::<Vec<_>>().join("\n")
     }
 
     /// Waits until a ping gets through.
@@ -286,7 +333,8 @@ impl Bed {
             }
             ensure!(
                 Instant::now() < end,
-                "no ping gets through within 10 s: {ping}"
+                "no ping gets through within 10 s: {ping}\n{}",
+                self.said()
             );
         }
     }
@@ -315,8 +363,8 @@ fn rootless_containers(lab: &Lab) -> (Node, Node) {
     (prepared(lab.user_container("a")), container(lab, "b"))
 }
 
-/// Puts their addresses on `eth0`.
-fn address(a: &Node, b: &Node) -> anyhow::Result<()> {
+/// Puts their addresses and the MTU on `eth0`.
+fn address(a: &Node, b: &Node, mtu: u32) -> anyhow::Result<()> {
     for (node, address) in [a, b].into_iter().zip(ADDRESSES) {
         checked(node.run(&[
             "ip",
@@ -326,7 +374,8 @@ fn address(a: &Node, b: &Node) -> anyhow::Result<()> {
             "dev",
             "eth0",
         ]))?;
-        checked(node.run(&["ip", "link", "set", "eth0", "up"]))?;
+        let mtu = mtu.to_string();
+        checked(node.run(&["ip", "link", "set", "eth0", "mtu", &mtu, "up"]))?;
     }
     Ok(())
 }

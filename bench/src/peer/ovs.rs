@@ -10,8 +10,8 @@ use super::{Bed, checked};
 
 const SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
 
-pub(super) fn start(lab: &Lab) -> anyhow::Result<Bed> {
-    let (a, b, middle) = star(lab)?;
+pub(super) fn start(lab: &Lab, mtu: u32) -> anyhow::Result<Bed> {
+    let (a, b, middle) = star(lab, mtu)?;
     let dir = lab.dir().join("ovs");
     let dir = dir.to_string_lossy();
     checked(middle.run(&["rm", "-rf", &dir]))?;

@@ -103,13 +103,17 @@ fn forward(api: &Path, proto: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// pasta as podman starts it, with a forwarded port.
-pub(super) fn pasta(lab: &Lab, mtu: u32) -> anyhow::Result<Bed> {
+/// pasta as podman starts it, with a forwarded port; of another Debian, whose root is given, or of this one.
+pub(super) fn pasta(lab: &Lab, root: Option<&Path>, mtu: u32) -> anyhow::Result<Bed> {
     let (a, b) = rootless_containers(lab);
     let host = lab.host("pasta");
     outside(lab, &host, &b)?;
     let port = PORT.to_string();
-    let process = host.spawn(&[
+    let root = root.map(debian).transpose()?;
+    let enter: Vec<&str> = root.iter().flatten().map(String::as_str).collect();
+    let pid = a.pid().to_string();
+    let mtu = mtu.to_string();
+    let argv = [
         "pasta",
         "--config-net",
         "--foreground",
@@ -118,7 +122,7 @@ pub(super) fn pasta(lab: &Lab, mtu: u32) -> anyhow::Result<Bed> {
         "0",
         "--ipv4-only",
         "--mtu",
-        &mtu.to_string(),
+        &mtu,
         "--ns-ifname",
         "eth0",
         "-t",
@@ -130,9 +134,25 @@ pub(super) fn pasta(lab: &Lab, mtu: u32) -> anyhow::Result<Bed> {
         "-U",
         "none",
         "--no-map-gw",
-        &a.pid().to_string(),
-    ]);
+        &pid,
+    ];
+    let process = host.spawn(&[&enter[..], &argv].concat());
     Ok(bed(a, b, host, process))
+}
+
+/// How a program of another Debian's root is started, in a mount namespace that nobody else sees.
+fn debian(root: &Path) -> anyhow::Result<Vec<String>> {
+    ensure!(
+        root.join("usr/bin/pasta").exists(),
+        "no pasta below {}: `tests/run` unpacks a Debian 13 at target/trixie, or name another by --debian13",
+        root.display()
+    );
+    // pasta makes its root unbindable, so that is a mount of its own.
+    let enter = "mount --bind \"$1\" \"$1\" && for d in proc dev; do mount --rbind /$d \"$1/$d\" || exit; done; root=$1; shift; exec chroot \"$root\" \"$@\"";
+    let root = root.to_string_lossy().into_owned();
+    Ok(["sh", "-c", enter, "enter", &root]
+        .map(ToOwned::to_owned)
+        .to_vec())
 }
 
 /// vswitchd with a host uplink.

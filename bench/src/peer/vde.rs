@@ -7,7 +7,7 @@ use vswitch_tests::{Lab, Node};
 
 use super::{Bed, address, checked, containers};
 
-pub(super) fn start(lab: &Lab) -> anyhow::Result<Bed> {
+pub(super) fn start(lab: &Lab, mtu: u32) -> anyhow::Result<Bed> {
     let (a, b) = containers(lab);
     let middle = lab.host("middle");
     let dir = lab.dir().join("vde");
@@ -22,7 +22,7 @@ pub(super) fn start(lab: &Lab) -> anyhow::Result<Bed> {
         processes.push(node.spawn(&["vde_plug2tap", "--sock", &dir, "eth0"]));
         until("vde_plug2tap's device", || has_eth0(node))?;
     }
-    address(&a, &b)?;
+    address(&a, &b, mtu)?;
     Ok(Bed::of_processes(a, b, vec![middle], processes))
 }
 

@@ -12,14 +12,25 @@ use super::{ADDRESSES, Bed, checked, containers};
 /// Names of the ports.
 const PORTS: [&str; 2] = ["a", "b"];
 
+/// A daemon with 1,000 ports on a busy machine takes seconds.
+const READY: Duration = Duration::from_secs(60);
+
 /// A build of vswitch, and how its daemon is started.
 #[derive(Debug)]
 pub(crate) struct Build {
     pub(super) dir: PathBuf,
-    pub(super) args: Vec<String>,
+    pub(crate) args: Vec<String>,
 }
 
 impl Build {
+    /// What is beside this program, without further arguments.
+    pub(crate) fn of_this_tree() -> Self {
+        Self {
+            dir: crate::machine::bin_dir(),
+            args: vec![],
+        }
+    }
+
     /// Path of a program of it.
     pub(super) fn program(&self, name: &str) -> String {
         self.dir.join(name).to_string_lossy().into_owned()
@@ -75,7 +86,11 @@ impl Switch {
                 "[ports.{name}]\nnetwork = \"lan\"\ndevice = \"eth0\"\nnetns = \"pid:{pid}\"\naddresses = [\"{address}/24\"]\n"
             );
         }
-        std::fs::write(&self.topology, text)
+        self.argv_of(&text)
+    }
+
+    fn argv_of(&self, topology: &str) -> anyhow::Result<Vec<String>> {
+        std::fs::write(&self.topology, topology)
             .with_context(|| format!("writing {}", self.topology.display()))?;
         let mut argv = self.argv()?;
         argv.extend([
@@ -106,8 +121,23 @@ impl Switch {
         Ok(daemon)
     }
 
+    /// Starts the daemon with a topology and waits until all its ports are there.
+    pub(crate) fn start_with(&self, topology: &str) -> anyhow::Result<Background> {
+        let mut argv = self.argv_of(topology)?;
+        argv.extend(["--ready-fd".into(), "1".into()]);
+        let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
+        let mut daemon = self.host.spawn(&argv);
+        let end = Instant::now() + READY;
+        while !daemon.output().lines().any(|l| l.trim() == "ready") {
+            let up = daemon.is_running() && Instant::now() < end;
+            ensure!(up, "vswitchd isn't ready: {}", daemon.output());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(daemon)
+    }
+
     fn wait(&self, daemon: &mut Background) -> anyhow::Result<()> {
-        let end = Instant::now() + Duration::from_secs(10);
+        let end = Instant::now() + READY;
         while std::os::unix::net::UnixStream::connect(&self.socket).is_err() {
             let up = daemon.is_running() && Instant::now() < end;
             ensure!(up, "vswitchd isn't ready: {}", daemon.output());
@@ -117,17 +147,24 @@ impl Switch {
     }
 }
 
-pub(super) fn bed(lab: &Lab, build: Build, kind: &str) -> anyhow::Result<Bed> {
-    attached(lab, build, kind, &[])
+pub(super) fn bed(lab: &Lab, build: Build, kind: &str, mtu: u32) -> anyhow::Result<Bed> {
+    attached(lab, build, kind, mtu, &[])
 }
 
 /// Veth ports that receive by the ring.
-pub(super) fn ring(lab: &Lab, build: Build) -> anyhow::Result<Bed> {
-    attached(lab, build, "veth", &["--receive", "ring"])
+pub(super) fn ring(lab: &Lab, build: Build, mtu: u32) -> anyhow::Result<Bed> {
+    attached(lab, build, "veth", mtu, &["--receive", "ring"])
 }
 
 /// Both containers attached, and `options` of their ports set then.
-fn attached(lab: &Lab, build: Build, kind: &str, options: &[&str]) -> anyhow::Result<Bed> {
+fn attached(
+    lab: &Lab,
+    build: Build,
+    kind: &str,
+    mtu: u32,
+    options: &[&str],
+) -> anyhow::Result<Bed> {
+    let mtu = mtu.to_string();
     let (a, b) = containers(lab);
     let switch = Switch::new(lab, build);
     let daemon = switch.start()?;
@@ -135,7 +172,8 @@ fn attached(lab: &Lab, build: Build, kind: &str, options: &[&str]) -> anyhow::Re
     for ((node, address), name) in [&a, &b].into_iter().zip(ADDRESSES).zip(PORTS) {
         let (pid, address) = (node.pid().to_string(), format!("{address}/24"));
         switch.ctl(&[
-            "attach", "--pid", &pid, "--ip", &address, "--type", kind, "--name", name, "lan",
+            "attach", "--pid", &pid, "--ip", &address, "--type", kind, "--mtu", &mtu, "--name",
+            name, "lan",
         ])?;
         if !options.is_empty() {
             switch.ctl(&[&["port", "set", name], options].concat())?;

@@ -7,6 +7,7 @@
 //! else ends it.
 
 mod conn;
+mod frames;
 mod probe;
 mod rtt;
 mod tcp;
@@ -24,6 +25,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use conn::Connects;
+pub(crate) use frames::Sent;
 pub(crate) use probe::{Reply, Started};
 pub(crate) use rtt::RoundTrips;
 pub(crate) use tcp::{Sourced, Streams};
@@ -78,6 +80,8 @@ pub(crate) enum Tool {
     TcpConnect(Ends),
     /// Waits for the first answer of an echo that can't be reached yet.
     FirstReply(Ends),
+    /// Sends frames of many MACs or flows into a TAP device.
+    Frames(frames::Frames),
     /// Starts a program and tells when it was ready.
     Start {
         /// Program and arguments; `--ready-fd FD` is added.
@@ -104,6 +108,7 @@ impl Tool {
             Tool::TcpAccept(e) => conn::accept(&e.bounded()?),
             Tool::TcpConnect(e) => print(&conn::connect(&e.bounded()?)?),
             Tool::FirstReply(e) => print(&probe::first_reply(&e.bounded()?)?),
+            Tool::Frames(f) => print(&frames::send(&f)?),
             Tool::Start { argv } => probe::start(&argv),
             Tool::ForwardTap(b) => crate::baseline::tap::forward(&b),
             Tool::ForwardPacket(b) => crate::baseline::packet::forward(&b),
