@@ -30,6 +30,10 @@ pub(crate) enum Workload {
     Tcp1,
     /// TCP, 1 stream the other way: `a` opens it, `b` sends.
     Tcp1Down,
+    /// TCP, 1 stream from `b` to `a` in writes of 200 bytes, each sent at once, as many as go.
+    TcpSmall,
+    /// The same, 20,000 writes a second.
+    TcpTrickle,
     /// TCP, 8 streams.
     Tcp8,
     /// TCP, 8 streams the other way.
@@ -42,6 +46,8 @@ pub(crate) enum Workload {
     Udp1472,
     /// Round trips in a closed loop.
     Rtt,
+    /// Round trips of 64 bytes over a TCP stream, in a closed loop.
+    RttTcp,
     /// Round trips in an open loop, 5,000 a second.
     RttLoad,
     /// TCP, 1 stream, and 1,000 round trips a second in an open loop beside it.
@@ -148,14 +154,17 @@ impl Workload {
             Workload::Idle | Workload::Start => Ok(Sample::default()),
             Workload::Tcp1
             | Workload::Tcp1Down
+            | Workload::TcpSmall
+            | Workload::TcpTrickle
             | Workload::Published
             | Workload::PublishedLocal => self.tcp(bed, times, 1).map(Sample::from),
             Workload::Tcp8 | Workload::Tcp8Down => self.tcp(bed, times, 8).map(Sample::from),
             Workload::Udp64 => self.udp(bed, times, 64).map(Sample::from),
             Workload::Udp512 => self.udp(bed, times, 512).map(Sample::from),
             Workload::Udp1472 => self.udp(bed, times, 1472).map(Sample::from),
-            Workload::Rtt => self.rtt(bed, times, "udp-ping"),
-            Workload::RttLoad => self.rtt(bed, times, "udp-load"),
+            Workload::Rtt => self.rtt(bed, times, ["udp-echo", "udp-ping"]),
+            Workload::RttTcp => self.rtt(bed, times, ["tcp-echo", "tcp-ping"]),
+            Workload::RttLoad => self.rtt(bed, times, ["udp-echo", "udp-load"]),
             Workload::Mixed => self.mixed(bed, times),
             Workload::Conn => self.conn(bed, times).map(Sample::from),
         })
@@ -200,10 +209,16 @@ impl Workload {
     }
 
     fn tcp(self, bed: &Bed, times: Times, streams: usize) -> anyhow::Result<Vec<Figure>> {
+        let is_small = matches!(self, Workload::TcpSmall | Workload::TcpTrickle);
         let cpu = machine::cpu_seconds(&bed.switch);
         let run = Run {
             streams,
-            down: matches!(self, Workload::Tcp1Down | Workload::Tcp8Down),
+            down: is_small || matches!(self, Workload::Tcp1Down | Workload::Tcp8Down),
+            size: if is_small { SMALL } else { 0 },
+            rate: match self {
+                Workload::TcpTrickle => TRICKLE,
+                _ => 0,
+            },
             ..Run::new(self.ends(bed)?, times)
         };
         let (sourced, received): (Sourced, Streams) = if run.down {
@@ -219,7 +234,10 @@ impl Workload {
         ensure!(received.bytes > 0, "nothing arrived");
         let gigabytes = received.total_bytes as f64 / 1e9;
         let rate = received.bytes as f64 * 8.0 / 1e9 / received.seconds;
-        let mut figures = vec![self.figure("rate", "Gbit/s", Better::Higher, rate)];
+        let mut figures = vec![match is_small {
+            true => self.figure("rate", "Mbit/s", Better::Higher, rate * 1e3),
+            false => self.figure("rate", "Gbit/s", Better::Higher, rate),
+        }];
         if !bed.switch.is_empty() {
             figures.push(self.figure("switch CPU", "s/GB", Better::Lower, cpu / gigabytes));
         }
@@ -256,13 +274,13 @@ impl Workload {
         Ok(figures)
     }
 
-    fn rtt(self, bed: &Bed, times: Times, tool: &str) -> anyhow::Result<Sample> {
+    fn rtt(self, bed: &Bed, times: Times, tools: [&str; 2]) -> anyhow::Result<Sample> {
         let run = Run {
             rate: LOAD,
             ..Run::new(self.ends(bed)?, times)
         };
-        let _echo = run.server("udp-echo")?;
-        self.trips(run.client(tool)?)
+        let _echo = run.server(tools[0])?;
+        self.trips(run.client(tools[1])?)
     }
 
     fn trips(self, trips: RoundTrips) -> anyhow::Result<Sample> {
@@ -378,6 +396,9 @@ pub(crate) const PORT: u16 = 7000;
 /// Round trips a second of the open loops: alone, and beside bulk.
 const LOAD: u32 = 5000;
 const LOAD_BESIDE: u32 = 1000;
+/// Bytes of a small write, and how many a second where they aren't as many as go.
+const SMALL: usize = 200;
+const TRICKLE: u32 = 20_000;
 /// A tool that takes longer is killed.
 const LIMIT: Duration = Duration::from_secs(40);
 
@@ -390,7 +411,7 @@ struct Run<'a> {
     /// The passive end is the one that sends.
     down: bool,
     size: usize,
-    /// Datagrams a second of an open loop.
+    /// Datagrams a second of an open loop, or small writes to a stream.
     rate: u32,
 }
 

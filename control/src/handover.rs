@@ -4,10 +4,14 @@
 //! request a connection: a line of JSON, `{"name": "web", "port": {"network": "lan", "kind": "fd"}}`, with one
 //! descriptor (SCM_RIGHTS) attached to its first byte. The answer is a line of JSON: the port as `GET /v1/ports/web` shows
 //! it, or `{"error": {...}}`.
+//!
+//! `slirp4netns` and `pasta` attach their container for as long as they run: `{"attach": {...}}` asks for a place, and the connection
+//! stays. Further lines, each answered by one, are `{"queue": true}` with the descriptor, and `{"publish": {...}}` with all ports that are
+//! to be published. When the connection ends, the port goes.
 
 use crate::api::{self, ErrorBody, Shared};
-use crate::model::{Port, PortKind};
-use crate::plane::PortView;
+use crate::model::{Port, PortKind, PublishedPort};
+use crate::plane::{Begin, Given, PortView};
 use crate::refusal::{Kind, Refusal};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -17,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
+use tokio::sync::OwnedSemaphorePermit;
 use vswitch_core::sys::scm;
 
 /// Most bytes of a request.
@@ -30,6 +35,36 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) struct Handover {
     pub(crate) name: String,
     pub(crate) port: Port,
+}
+
+/// What a connection begins with.
+enum First {
+    Attach { attach: Begin },
+    Handover(Box<Handover>),
+}
+
+/// A line of a session.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Line {
+    /// A place for a container is asked for.
+    Attach(Begin),
+    /// The container's queue comes along.
+    Queue(bool),
+    /// All that is to be published for it, by names of its own.
+    Publish(BTreeMap<String, PublishedPort>),
+}
+
+/// What is said to a line of a session.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Said {
+    /// The place.
+    Given(Given),
+    /// It is so.
+    Done(bool),
+    /// It can't be.
+    Error(Refusal),
 }
 
 /// Path of the hand-over socket of a control socket.
@@ -50,19 +85,30 @@ fn refused(reason: impl Into<String>) -> Refusal {
     )
 }
 
-/// Answers one connection.
+/// Answers one connection. `place` is one of those that there are for requests, which a session gives back.
 pub(crate) async fn connection(
     mut stream: UnixStream,
     admitted: Result<(), Refusal>,
     plane: &Shared,
+    place: OwnedSemaphorePermit,
 ) {
-    let result = match admitted {
+    let mut heard = Vec::new();
+    let first = match admitted {
         Err(e) => Err(e),
-        Ok(()) => match tokio::time::timeout(TIMEOUT, request(&stream)).await {
+        Ok(()) => match tokio::time::timeout(TIMEOUT, line(&stream, &mut heard)).await {
             Err(_) => Err(refused("the request didn't come in time")),
             Ok(Err(e)) => Err(e),
-            Ok(Ok((h, fd))) => take_in(plane, h, fd),
+            Ok(Ok((text, fd))) => first(&text).map(|f| (f, fd)),
         },
+    };
+    let result = match first {
+        Ok((First::Attach { attach }, _)) => {
+            drop(place);
+            return session(stream, heard, attach, plane).await;
+        }
+        Ok((First::Handover(h), Some(fd))) => take_in(plane, *h, fd),
+        Ok((First::Handover(_), None)) => Err(refused("no descriptor came")),
+        Err(e) => Err(e),
     };
     let answer = match result {
         Ok(view) => serde_json::to_vec(&view),
@@ -74,25 +120,86 @@ pub(crate) async fn connection(
     let _ = stream.write_all(&answer).await;
 }
 
-async fn request(stream: &UnixStream) -> Result<(Handover, OwnedFd), Refusal> {
-    let (mut text, mut fds, mut buf) = (Vec::new(), Vec::new(), vec![0; 4096]);
-    while !text.contains(&b'\n') {
+fn first(text: &[u8]) -> Result<First, Refusal> {
+    // Of several forms none says what is wrong with another.
+    let value: serde_json::Value =
+        serde_json::from_slice(text).map_err(|e| refused(e.to_string()))?;
+    let form = if value.get("attach").is_some() {
+        serde_json::from_value(value).map(|l| match l {
+            Line::Attach(attach) => Some(First::Attach { attach }),
+            _ => None,
+        })
+    } else {
+        serde_json::from_value(value).map(|h| Some(First::Handover(Box::new(h))))
+    };
+    let form = form.map_err(|e| refused(e.to_string()))?;
+    form.ok_or_else(|| refused("a session begins with `attach`"))
+}
+
+/// A line, and the descriptor that came with it. Of what is heard the rest stays in `heard`. An empty line is the end.
+async fn line(
+    stream: &UnixStream,
+    heard: &mut Vec<u8>,
+) -> Result<(Vec<u8>, Option<OwnedFd>), Refusal> {
+    let (mut fds, mut buf) = (Vec::new(), vec![0; 4096]);
+    loop {
+        if let Some(at) = heard.iter().position(|b| *b == b'\n') {
+            let text = heard.drain(..=at).collect();
+            return Ok((text, fds.pop()));
+        }
         let got = stream
             .async_io(Interest::READABLE, || scm::recv(stream, &mut buf))
             .await;
         let (n, more) = got.map_err(|e| refused(e.to_string()))?;
         fds.extend(more);
         if n == 0 {
-            break;
+            return Ok((std::mem::take(heard), fds.pop()));
         }
-        text.extend_from_slice(buf.get(..n).unwrap_or_default());
-        if text.len() > LIMIT || fds.len() > 1 {
+        heard.extend_from_slice(buf.get(..n).unwrap_or_default());
+        if heard.len() > LIMIT || fds.len() > 1 {
             return Err(refused("the request is too large"));
         }
     }
-    let request = serde_json::from_slice(&text).map_err(|e| refused(e.to_string()))?;
-    let fd = fds.pop();
-    Ok((request, fd.ok_or_else(|| refused("no descriptor came"))?))
+}
+
+async fn say(stream: &mut UnixStream, said: &Said) -> bool {
+    let mut text = serde_json::to_vec(said).unwrap_or_default();
+    text.push(b'\n');
+    stream.write_all(&text).await.is_ok()
+}
+
+/// A container is attached for as long as the connection lasts.
+async fn session(mut stream: UnixStream, mut heard: Vec<u8>, begin: Begin, plane: &Shared) {
+    let begun = api::lock(plane).begin_session(&begin);
+    let (id, given) = match begun {
+        Ok(begun) => begun,
+        Err(e) => {
+            say(&mut stream, &Said::Error(e)).await;
+            return;
+        }
+    };
+    let name = begin.name;
+    let mut goes_on = say(&mut stream, &Said::Given(given)).await;
+    while goes_on {
+        let (text, fd) = match line(&stream, &mut heard).await {
+            Ok((text, _)) if text.is_empty() => break,
+            Ok(got) => got,
+            Err(e) => {
+                tracing::warn!(port = name, "the session of a container ends: {e}");
+                break;
+            }
+        };
+        let done = match (serde_json::from_slice(&text), fd) {
+            (Ok(Line::Queue(_)), Some(fd)) => api::lock(plane).attach(&name, id, fd),
+            (Ok(Line::Queue(_)), None) => Err(refused("no descriptor came")),
+            (Ok(Line::Publish(list)), _) => api::lock(plane).publish_for(&name, id, list),
+            (Ok(Line::Attach(_)), _) => Err(refused("a container is attached by this connection")),
+            (Err(e), _) => Err(refused(e.to_string())),
+        };
+        let said = done.map_or_else(Said::Error, |()| Said::Done(true));
+        goes_on = say(&mut stream, &said).await;
+    }
+    api::lock(plane).end_session(&name, id);
 }
 
 fn take_in(plane: &Shared, request: Handover, fd: OwnedFd) -> Result<PortView, Refusal> {

@@ -141,6 +141,16 @@ fn up(index: u32) -> io::Result<()> {
     ask(RouteNetlinkMessage::SetLink(link), 0)
 }
 
+/// Gives loopback one more address.
+pub(crate) fn loopback_alias(ip: IpAddr) -> Done {
+    let len = if ip.is_ipv4() { 32 } else { 128 };
+    add_address(index("lo")?, ip, len).map_err(|source| InterfaceError {
+        act: "adding address",
+        thing: format!("{ip}/{len} to lo"),
+        source,
+    })
+}
+
 /// Brings loopback up.
 pub(crate) fn loopback_up() -> Done {
     up(index("lo")?).map_err(|source| InterfaceError {

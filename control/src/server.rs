@@ -231,8 +231,7 @@ pub(crate) async fn serve_handover(socket: Socket, plane: Shared) -> io::Result<
             Ok((stream, _)) => {
                 let (admitted, plane) = (admit(&stream, socket.group), plane.clone());
                 tokio::spawn(async move {
-                    handover::connection(stream, admitted, &plane).await;
-                    drop(place);
+                    handover::connection(stream, admitted, &plane, place).await;
                 });
             }
             Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,

@@ -50,6 +50,9 @@ impl Stage for Pipeline {
     }
 
     fn link_changed(&mut self, cx: &mut Cx, port: PortId, up: bool) {
+        if !up {
+            self.gateway.port_gone(&self.bridge, port);
+        }
         self.bridge.link_changed(cx, port, up);
     }
 
@@ -62,6 +65,9 @@ impl Stage for Pipeline {
     }
 
     fn sync(&mut self, cx: &mut Cx, news: &Sync) {
+        if let Sync::PortDown { port } = *news {
+            self.gateway.port_gone(&self.bridge, port);
+        }
         self.bridge.sync(cx, news);
     }
 }

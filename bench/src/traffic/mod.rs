@@ -44,10 +44,10 @@ pub(crate) struct Ends {
     /// TCP streams, or threads that accept.
     #[arg(long, default_value_t = 1)]
     streams: usize,
-    /// Bytes of UDP payload.
+    /// Bytes of UDP payload, or of each write to a TCP stream: 0 for as many as go.
     #[arg(long, default_value_t = 64)]
     size: usize,
-    /// Datagrams a second of an open loop.
+    /// Datagrams a second of an open loop, or writes of `size` to a TCP stream: 0 for as many as go.
     #[arg(long, default_value_t = 1000.0)]
     rate: f64,
     /// TCP: the source listens and the sink connects.
@@ -74,6 +74,10 @@ pub(crate) enum Tool {
     UdpPing(Ends),
     /// Sends datagrams at a rate, whatever comes back.
     UdpLoad(Ends),
+    /// Sends back what comes by a TCP stream.
+    TcpEcho(Ends),
+    /// Writes to a TCP stream once the last has come back.
+    TcpPing(Ends),
     /// Accepts TCP connections and closes them.
     TcpAccept(Ends),
     /// Opens TCP connections one after the other.
@@ -105,6 +109,8 @@ impl Tool {
             Tool::UdpEcho(e) => rtt::echo(&e.bounded()?),
             Tool::UdpPing(e) => print(&rtt::ping(&e.bounded()?)?),
             Tool::UdpLoad(e) => print(&rtt::load(&e.bounded()?)?),
+            Tool::TcpEcho(e) => rtt::tcp_echo(&e.bounded()?),
+            Tool::TcpPing(e) => print(&rtt::tcp_ping(&e.bounded()?)?),
             Tool::TcpAccept(e) => conn::accept(&e.bounded()?),
             Tool::TcpConnect(e) => print(&conn::connect(&e.bounded()?)?),
             Tool::FirstReply(e) => print(&probe::first_reply(&e.bounded()?)?),

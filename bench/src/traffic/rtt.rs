@@ -1,11 +1,12 @@
-//! Round trips: a datagram there and back.
+//! Round trips: a datagram there and back, or as many bytes of a TCP stream.
 //!
 //! In a closed loop ([`ping`]) the next is sent once the last has come back. That leaves out what would have waited behind a slow
 //! answer (coordinated omission): it tells how long one round trip takes on an idle path, not how a path answers under a given load.
 //! In an open loop ([`load`]) datagrams have their times, whatever has come back, and a round trip begins at its time, not
 //! when the sender got round to it.
 
-use std::net::UdpSocket;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -111,6 +112,41 @@ pub(super) fn ping(ends: &Ends) -> anyhow::Result<RoundTrips> {
         }
     }
     Ok(RoundTrips::of(&times, lost))
+}
+
+pub(super) fn tcp_echo(ends: &Ends) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(ends.address)
+        .with_context(|| format!("listening on {}", ends.address))?;
+    ready()?;
+    let (mut stream, _) = listener.accept().context("accepting a connection")?;
+    stream.set_nodelay(true).context("turning delay off")?;
+    let mut buffer = [0; 2048];
+    while let Ok(n @ 1..) = stream.read(&mut buffer) {
+        let back = buffer.get(..n).unwrap_or_default();
+        stream.write_all(back).context("sending back")?;
+    }
+    Ok(())
+}
+
+/// A closed loop over a stream.
+pub(super) fn tcp_ping(ends: &Ends) -> anyhow::Result<RoundTrips> {
+    let mut stream = TcpStream::connect(ends.address)
+        .with_context(|| format!("connecting to {}", ends.address))?;
+    stream.set_nodelay(true).context("turning delay off")?;
+    let (mut times, mut answer) = (histogram()?, [0; 64]);
+    let open = Instant::now() + ends.warm_up();
+    let close = open + ends.time();
+    loop {
+        let sent = Instant::now();
+        if sent >= close {
+            return Ok(RoundTrips::of(&times, 0));
+        }
+        stream.write_all(&[7; 64]).context("sending")?;
+        stream.read_exact(&mut answer).context("receiving")?;
+        if sent >= open {
+            times.saturating_record(sent.elapsed().as_nanos() as u64);
+        }
+    }
 }
 
 /// An open loop: `rate` datagrams a second, each holding its time.

@@ -1,5 +1,6 @@
 //! TCP streams from one end to the other, a thread and 128 KiB of buffer per stream and end. The sink listens; with `--down`, for a
-//! sink whose address can't be reached (it is behind NAT), the source does.
+//! sink whose address can't be reached (it is behind NAT), the source does. With `--size` the source writes so many bytes at a time
+//! and has each sent at once (TCP_NODELAY), with `--rate` as well so many times a second.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -105,9 +106,24 @@ pub(super) fn source(ends: &Ends) -> anyhow::Result<Sourced> {
         stream
             .set_write_timeout(limit)
             .context("setting a time limit to write")?;
+        let (size, every) = match ends.size {
+            0 => (BUFFER, None),
+            size => (size, (ends.rate > 0.0).then(|| 1.0 / ends.rate)),
+        };
+        stream
+            .set_nodelay(ends.size > 0)
+            .context("having small writes sent at once")?;
         writers.push(thread::spawn(move || {
-            let buffer = vec![0x5a; BUFFER];
-            while Instant::now() < end && stream.write(&buffer).is_ok() {}
+            let buffer = vec![0x5a; size];
+            // Sleeps end when they are to end.
+            let _ = nix::sys::prctl::set_timerslack(1);
+            let mut next = Instant::now();
+            while Instant::now() < end && stream.write_all(&buffer).is_ok() {
+                if let Some(every) = every {
+                    next += Duration::from_secs_f64(every);
+                    thread::sleep(next.saturating_duration_since(Instant::now()));
+                }
+            }
         }));
     }
     for writer in writers {

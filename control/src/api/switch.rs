@@ -104,10 +104,10 @@ pub(crate) async fn metrics(State(plane): State<Shared>) -> Response {
     ([(header::CONTENT_TYPE, crate::metrics::CONTENT_TYPE)], text).into_response()
 }
 
-/// What the switch is asked to be.
+/// What the switch is asked to be, but for containers that rootless programs have attached for as long as they run.
 #[utoipa::path(get, path = "/v1/topology", responses((status = 200, body = Topology)))]
 pub(crate) async fn topology(State(plane): State<Shared>) -> Json<Topology> {
-    Json(lock(&plane).desired().clone())
+    Json(lock(&plane).lasting())
 }
 
 /// How to apply.
@@ -119,7 +119,7 @@ pub(crate) struct Apply {
     dry_run: bool,
 }
 
-/// Makes the switch be so: all of it or nothing. Answers with what changed.
+/// Makes the switch be so: all of it or nothing. Answers with what changed. Containers that rootless programs have attached stay.
 #[utoipa::path(put, path = "/v1/topology", params(Apply), request_body = Topology,
     responses((status = 200, body = Vec<Change>), (status = 400, body = ErrorBody), (status = 500, body = ErrorBody)))]
 pub(crate) async fn put_topology(
@@ -128,6 +128,7 @@ pub(crate) async fn put_topology(
     Body(wanted): Body<Topology>,
 ) -> Answer<Vec<Change>> {
     let mut plane = lock(&plane);
+    let wanted = plane.with_attached(wanted);
     if how.dry_run {
         wanted.check().map_err(|p| p.refusal("comparing"))?;
         return Ok(Json(diff(plane.desired(), &wanted)));

@@ -1,6 +1,6 @@
 //! `vswitchctl gateway`: the router's ports in networks.
 
-use super::options::{on_off, with_length};
+use super::options::{Unset, on_off, with_length};
 use super::services::{DhcpOptions, DnsOptions, Member, RaOptions, members, table};
 use super::{CtlError, Done, Session, show};
 use crate::client::escape;
@@ -103,6 +103,8 @@ pub(super) struct Set {
     /// VLAN of the gateway, in a VLAN-aware network [default: 1].
     #[arg(long)]
     vlan: Option<u16>,
+    #[command(flatten)]
+    unset: Unset,
     #[command(flatten)]
     dhcp: DhcpOptions,
     #[command(flatten)]
@@ -212,6 +214,7 @@ impl Set {
         let route = |r: &RouteArg| json!({"to": r.to, "via": r.via});
         let routes = self.route.as_ref();
         put("routes", routes.map(|r| r.iter().map(route).collect()));
+        self.unset.put(&mut map);
         Ok(map)
     }
 }

@@ -54,6 +54,8 @@ pub(crate) struct Configured {
     pub(crate) gateways: Vec<IpAddr>,
     /// Gateways needn't be in a prefix of the addresses.
     pub(crate) onlink: bool,
+    /// What the container's engine takes for its address, where that is another: one of the container's loopback.
+    pub(crate) alias: Option<IpAddr>,
 }
 
 /// The queue of a device in a container.
@@ -208,6 +210,9 @@ impl Place {
                 onlink: c.onlink,
             };
             interface::configure(&setup).map_err(|e| format!("{e}; check addresses and MTU"))?;
+            if let Some(alias) = c.alias {
+                interface::loopback_alias(alias).map_err(|e| e.to_string())?;
+            }
         }
         Ok((queue, apart))
     }

@@ -5,8 +5,10 @@
 //! Each such process is a switch for one container ([`single`]): one TAP port, one network, a gateway whose way out is the host's
 //! sockets. The TAP is made where the container's network is ([`inside`]), by a child process that enters its namespaces and hands the
 //! queue back; the process itself stays where it was started, for its sockets are the host's. There is no API: a thread that waits for the
-//! end, a worker, who asks resolvers, and who follows the host as it changes.
+//! end, a worker, who asks resolvers, and who follows the host as it changes. Where the user asks for it, the container is attached to
+//! the user's `vswitchd` instead ([`attach`]).
 
+mod attach;
 mod inside;
 pub mod pasta;
 mod sandbox;

@@ -89,6 +89,57 @@ pub(crate) enum Other<'a> {
     Process(BorrowedFd<'a>),
 }
 
+impl<'a> Other<'a> {
+    fn watched(self) -> PollFd<'a> {
+        match self {
+            // That it hangs up is told unasked.
+            Other::HangUp(fd) => PollFd::new(fd, PollFlags::empty()),
+            Other::Process(fd) => PollFd::new(fd, PollFlags::POLLIN),
+        }
+    }
+}
+
+/// What has come to pass with a container that is attached elsewhere.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Awaited {
+    Ended(Ended),
+    /// Who it is attached to has gone.
+    PeerGone,
+    Nothing,
+}
+
+/// Waits for the end of a container that is attached elsewhere, of its device by `queue`, or of the peer at `stream`; at most `timeout`
+/// milliseconds.
+pub(super) fn await_end(
+    ends: &Ends,
+    other: Option<Other<'_>>,
+    queue: BorrowedFd<'_>,
+    stream: Option<BorrowedFd<'_>>,
+    timeout: u16,
+) -> Result<Awaited, SingleError> {
+    let mut whys = vec![Awaited::Ended(Ended::Signal), Awaited::Ended(Ended::Gone)];
+    let mut fds = vec![
+        PollFd::new(ends.0.as_fd(), PollFlags::POLLIN),
+        // A device that is gone is an error, which is told unasked.
+        PollFd::new(queue, PollFlags::empty()),
+    ];
+    if let Some(other) = other {
+        whys.push(Awaited::Ended(Ended::Other));
+        fds.push(other.watched());
+    }
+    if let Some(stream) = stream {
+        whys.push(Awaited::PeerGone);
+        fds.push(PollFd::new(stream, PollFlags::empty()));
+    }
+    match poll(&mut fds, PollTimeout::from(timeout)) {
+        Ok(_) | Err(Errno::EINTR) => {}
+        Err(e) => return Err(system("waiting for the end")(e)),
+    }
+    let told = |(fd, why): (&PollFd<'_>, Awaited)| fd.any().unwrap_or(true).then_some(why);
+    let found = fds.iter().zip(whys).find_map(told);
+    Ok(found.unwrap_or(Awaited::Nothing))
+}
+
 /// The running switch; its worker and devices go when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Single {
@@ -171,11 +222,7 @@ impl Single {
             PollFd::new(ends.0.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.gone.as_fd(), PollFlags::POLLIN),
         ];
-        fds.extend(other.map(|o| match o {
-            // That it hangs up is told unasked.
-            Other::HangUp(fd) => PollFd::new(fd, PollFlags::empty()),
-            Other::Process(fd) => PollFd::new(fd, PollFlags::POLLIN),
-        }));
+        fds.extend(other.map(Other::watched));
         loop {
             match poll(&mut fds, PollTimeout::from(TEND)) {
                 Ok(_) | Err(Errno::EINTR) => {}

@@ -343,7 +343,8 @@ impl Port {
                 "set `listen` (our path) and `connect` (the peer's)",
             );
         }
-        let in_container = matches!(self.kind, PortKind::Tap | PortKind::Veth);
+        // Of a queue that was handed over they tell how its interface has been set up.
+        let in_container = matches!(self.kind, PortKind::Tap | PortKind::Veth | PortKind::Fd);
         for (field, set) in [
             ("netns", self.netns.is_some()),
             ("addresses", !self.addresses.is_empty()),

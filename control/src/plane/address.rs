@@ -31,7 +31,7 @@ pub(super) fn addressed<'a>(state: Option<&Path>, name: &str, port: &'a Port) ->
 }
 
 /// A unicast, locally administered address (IEEE 802 8.4): FNV-1a, mixed so that the low octets hang on all of it.
-fn made_of(parts: &[&[u8]]) -> MacAddr {
+pub(super) fn made_of(parts: &[&[u8]]) -> MacAddr {
     let bytes = parts.iter().flat_map(|p| p.iter().chain(&[0xff]));
     let hash = crate::fnv::hash(bytes.copied());
     let [a, b, c, d, e, f, ..] = (hash ^ hash >> 29)

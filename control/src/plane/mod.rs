@@ -18,9 +18,12 @@ mod host;
 mod policy;
 mod publish;
 mod services;
+mod session;
 mod splice;
 mod trace;
 mod view;
+
+pub(crate) use session::{Begin, Given};
 
 pub use capture::CaptureView;
 pub(crate) use capture::{Begun, wall};
@@ -35,7 +38,7 @@ pub use view::{
 
 use crate::events::{Bus, Record};
 use crate::interface::Veth;
-use crate::model::{Change, Port, PublishedPort, Receive, Topology, diff};
+use crate::model::{Change, Port, PortKind, PublishedPort, Receive, Topology, diff};
 use crate::open::{self, Opened, Workers};
 use crate::refusal::{Kind, Refusal};
 use crate::state::StateFile;
@@ -108,6 +111,7 @@ pub struct Plane {
     policy_epoch: u32,
     bus: Bus,
     watches: mpsc::UnboundedSender<Watch>,
+    sessions: session::Sessions,
     started: Instant,
 }
 
@@ -144,6 +148,7 @@ impl Plane {
             policy_epoch: 0,
             bus,
             watches,
+            sessions: session::Sessions::default(),
             started: Instant::now(),
         }
     }
@@ -245,7 +250,7 @@ impl Plane {
         let Some(state) = &self.state else {
             return Ok(());
         };
-        state.save(&self.desired).map_err(|e| {
+        state.save(&self.lasting()).map_err(|e| {
             tracing::error!("{e}");
             Refusal::new(
                 Kind::Failed,
@@ -508,6 +513,9 @@ impl Plane {
 
 /// Whether the difference concerns the device, not only the bridge.
 fn needs_reopen(old: &Port, new: &Port) -> bool {
+    if (old.kind, new.kind) == (PortKind::Fd, PortKind::Fd) && old.queue == new.queue {
+        return false;
+    }
     let device = |p: &Port| {
         (
             p.kind,

@@ -35,6 +35,7 @@ mod screen;
 mod services;
 mod show;
 mod split;
+mod straight;
 
 pub use flows::SnatConfig;
 pub use inbound::HostListener;
@@ -436,6 +437,19 @@ impl Gateway {
         e: &Entry,
     ) -> bool {
         resolve::read(e).is_some_and(|m| self.heard(cx, bridge, network, m, &e.meta))
+    }
+
+    /// A port goes: neighbours behind it aren't there any more. To be called while the bridge still knows who was there.
+    pub(crate) fn port_gone(&mut self, bridge: &Bridge, port: PortId) {
+        let Some(network) = bridge.network_of(port) else {
+            return;
+        };
+        let (Some(own), Some(fdb)) = (self.interface(network), bridge.fdb(network)) else {
+            return;
+        };
+        let vid = own.config.vid;
+        let there = |mac| fdb.lookup(vid, mac) == Some(port);
+        self.neighbours.forget_at(network, there);
     }
 
     fn heard(

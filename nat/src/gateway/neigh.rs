@@ -344,6 +344,14 @@ impl Neighbours {
         held
     }
 
+    /// Forgets the addresses of a network whose MAC is `at` where nobody is any more: the next packet asks for them, and who has
+    /// taken their place is found at once.
+    pub(crate) fn forget_at(&mut self, network: NetworkId, at: impl Fn(MacAddr) -> bool) {
+        self.table.retain(|(of, _), n| {
+            *of != network || !matches!(n.state, State::Known(mac) if at(mac))
+        });
+    }
+
     /// All known addresses: network, address, MAC, seconds until it goes stale.
     pub(crate) fn entries(
         &self,

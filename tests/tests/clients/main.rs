@@ -1,5 +1,6 @@
 //! Container engines from Debian as an ordinary user, with our programs where slirp4netns and pasta stand.
 
+mod attach;
 mod docker;
 mod pasta;
 mod podman;

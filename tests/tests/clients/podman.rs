@@ -5,13 +5,13 @@ use crate::site::{MACHINE, OUTSIDE, Site};
 use crate::user_lab;
 use vswitch_tests::{Background, Output, wait_until};
 
-struct Podman {
-    site: Site,
+pub(crate) struct Podman {
+    pub(crate) site: Site,
     conf: String,
 }
 
 impl Podman {
-    fn new(site: Site) -> Podman {
+    pub(crate) fn new(site: Site) -> Podman {
         let path = site.path("bin/slirp4netns");
         Podman::with(site, &format!("network_cmd_path = \"{path}\""), "")
     }
@@ -45,7 +45,7 @@ impl Podman {
     }
 
     #[track_caller]
-    fn run(&self, args: &[&str]) -> Output {
+    pub(crate) fn run(&self, args: &[&str]) -> Output {
         self.site.run(&[&self.conf], &Podman::argv(args))
     }
 

@@ -129,6 +129,16 @@ fn clients_get_the_addresses_that_are_theirs() {
         let refused = d.ctl_fails(&[&["gateway", "set", "lan"][..], options].concat());
         assert!(refused.contains(told), "{options:?}: {refused}");
     }
+    let mtu = || d.ctl_json(&["gateway", "show", "lan"])[0]["config"]["gateway"]["mtu"].clone();
+    d.ctl(&["gateway", "set", "lan", "--mtu", "1400"]);
+    assert_eq!(mtu(), 1400);
+    d.ctl(&["gateway", "set", "lan", "--unset", "mtu,dhcp"]);
+    assert_eq!(mtu(), 1500);
+    for (what, wrong) in [("gateway", "mtuu"), ("network", "agein")] {
+        let refused = d.ctl_fails(&[what, "set", "lan", "--unset", wrong]);
+        assert!(refused.contains(wrong), "{refused}");
+    }
+    d.ctl(&["network", "set", "lan", "--unset", "ageing"]);
     for what in ["show", "leases", "neighbours"] {
         d.ctl(&["gateway", what, "lan"]);
         let refused = d.ctl_fails(&["gateway", what, "lam"]);

@@ -28,7 +28,7 @@ pub(crate) fn site_of(lab: &Lab, mtu: &str, first: impl FnOnce(&Daemon)) -> Site
 }
 
 /// Container `a` in the network.
-fn attached(lab: &Lab, d: &Daemon, mtu: &str) -> Node {
+pub(crate) fn attached(lab: &Lab, d: &Daemon, mtu: &str) -> Node {
     let a = lab.container("a");
     let pid = a.pid().to_string();
     d.ctl(&[

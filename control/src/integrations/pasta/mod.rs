@@ -5,13 +5,15 @@
 //! The container gets the address, prefix and router of the host ([`host`], [`network`]); the gateway answers ARP and neighbour discovery
 //! for everything else, and sends it out by sockets of the host. Addresses that stand for the host or its loopback are the gateway's own.
 //! Ports are published as listed, or as they are listened on. It goes to the background, and that the first process ends with
-//! 0 tells that the network is there. It ends by SIGTERM or SIGINT, and when the namespace is gone.
+//! 0 tells that the network is there. It ends by SIGTERM or SIGINT, and when the namespace is gone. The container may be at the user's
+//! switch instead ([`super::attach`]).
 
 mod host;
 mod network;
 mod options;
 mod ports;
 
+use super::attach::{AttachError, Session, Wish};
 use super::inside::{InsideError, Tap};
 use super::sandbox::{self, Reach};
 use super::single::{Ends, Other, Single, SingleError};
@@ -37,6 +39,10 @@ enum PastaError {
     Inside(#[from] InsideError),
     #[error(transparent)]
     Single(#[from] SingleError),
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    #[error("keeping the container's queue: {0}; raise the limit of open files")]
+    Queue(io::Error),
     #[error(
         "reading the host's addresses and routes: {0}; is there an interface named as with --interface?"
     )]
@@ -60,7 +66,7 @@ pub fn main() -> ExitCode {
         _ => "warn",
     };
     logging::start_at(LogFormat::Text, level);
-    match start(&options) {
+    match start(options) {
         Ok(code) => code,
         Err(e) => failed(&e),
     }
@@ -86,16 +92,23 @@ fn fresh(path: &Path) -> Result<File, PastaError> {
     })
 }
 
-fn start(o: &Options) -> Result<ExitCode, PastaError> {
+fn start(mut o: Options) -> Result<ExitCode, PastaError> {
     let host = Host::look(o.interface.as_deref()).map_err(PastaError::Host)?;
-    let plan = Plan::new(o, &host);
+    let mut plan = Plan::new(&o, &host);
+    let wish = Wish::read()?;
+    let begun = wish.map(|w| Session::begin(&w, plan.begin(&o, &w)));
+    let session = begun.transpose()?.flatten();
+    if let Some(s) = &session {
+        plan = plan.attached(&mut o, &s.given);
+    }
+    let (o, session) = (&o, session.as_ref());
     let log = o.log_file.as_deref().map(file).transpose()?;
     let tap = o.place()?.tap(&plan.inside(o))?;
     if o.foreground {
         if let Some(log) = &log {
             let _ = nix::unistd::dup2_stderr(log);
         }
-        return run(o, &plan, tap, || {}).map(|()| ExitCode::SUCCESS);
+        return run(o, &plan, session, tap, || {}).map(|()| ExitCode::SUCCESS);
     }
     // Out of reach later.
     let nowhere = OpenOptions::new().read(true).write(true).open("/dev/null");
@@ -108,7 +121,7 @@ fn start(o: &Options) -> Result<ExitCode, PastaError> {
             // Who has started it may be gone.
             let _ = writer.write_all(b"1");
         };
-        match run(o, &plan, tap, ready) {
+        match run(o, &plan, session, tap, ready) {
             Ok(()) => 0,
             Err(e) => {
                 let _ = failed(&e);
@@ -134,7 +147,13 @@ fn leave(o: &Options, log: Option<&File>, nowhere: &File) {
     }
 }
 
-fn run(o: &Options, plan: &Plan, tap: Tap, ready: impl FnOnce()) -> Result<(), PastaError> {
+fn run(
+    o: &Options,
+    plan: &Plan,
+    session: Option<&Session>,
+    tap: Tap,
+    ready: impl FnOnce(),
+) -> Result<(), PastaError> {
     let ends = Ends::new()?;
     let number = o.pid.as_deref().map(fresh).transpose()?;
     let reach = Reach {
@@ -142,9 +161,22 @@ fn run(o: &Options, plan: &Plan, tap: Tap, ready: impl FnOnce()) -> Result<(), P
         socket: None,
     };
     sandbox::enter(&reach).map_err(SingleError::from)?;
-    let taps = BTreeMap::from([(network::PORT.to_owned(), tap.queue)]);
-    let single = Single::start(plan.topology(o), &taps)?;
-    drop(taps);
+    let process = tap.process.as_ref().map(AsFd::as_fd).map(Other::Process);
+    let single = match session {
+        Some(session) => {
+            session.attach(&tap.queue)?;
+            session.change(|all| *all = plan.publish(o))?;
+            for resolver in plan.resolvers() {
+                session.mind_resolver(*resolver);
+            }
+            None
+        }
+        None => {
+            let queue = tap.queue.try_clone().map_err(PastaError::Queue)?;
+            let taps = BTreeMap::from([(network::PORT.to_owned(), queue)]);
+            Some(Single::start(plan.topology(o), &taps)?)
+        }
+    };
     if o.process().is_none() && o.forwards().iter().flatten().any(|f| *f == Forward::Auto) {
         tracing::warn!("ports are followed of a PID only: name those to forward");
     }
@@ -160,10 +192,19 @@ fn run(o: &Options, plan: &Plan, tap: Tap, ready: impl FnOnce()) -> Result<(), P
         })?;
     }
     ready();
-    single.follow_host()?;
+    if let Some(single) = &single {
+        single.follow_host()?;
+    }
     sandbox::confine_calls().map_err(SingleError::from)?;
-    let process = tap.process.as_ref().map(AsFd::as_fd).map(Other::Process);
-    let ended = single.wait(&ends, process)?;
+    let ended = match (&single, session) {
+        (Some(single), _) => {
+            // The worker has it.
+            drop(tap.queue);
+            single.wait(&ends, process)?
+        }
+        (None, Some(session)) => session.wait(&ends, process, &tap.queue)?,
+        (None, None) => return Ok(()),
+    };
     tracing::info!(?ended, "ending");
     Ok(())
 }

@@ -1,11 +1,16 @@
 //! The container's network as pasta has it: the container has the host's own address and router, and all else is behind the switch.
 
+use super::super::attach::Wish;
 use super::super::inside::{Configured, Inside};
 use super::host::Host;
 use super::options::{Maybe, Options, v4, v6};
 use super::ports::{self, Forward};
-use crate::model::{Dns, Gateway, HostUplink, Network, Port, PortKind, Protocol, Topology};
+use crate::model::{
+    Dns, Gateway, HostUplink, Network, Port, PortKind, Protocol, PublishedPort, Topology,
+};
+use crate::plane::{Begin, Given};
 use crate::units::{Cidr, Mac};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use vswitch_core::wire::MacAddr;
 
@@ -139,8 +144,37 @@ impl Plan {
                 addresses: self.addresses.clone(),
                 gateways: self.routers.clone(),
                 onlink: true,
+                alias: None,
             }),
         }
+    }
+
+    /// What is asked of the user's switch. Who sets the interface up inside has given its address by --address.
+    pub(super) fn begin(&self, o: &Options, wish: &Wish) -> Begin {
+        let name = wish.name(o.process(), o.netns());
+        let mut begin = wish.begin("pasta", name, o.mtu);
+        begin.netns = o.process().map(|p| format!("pid:{p}"));
+        begin.mac = o.ns_mac_addr.clone();
+        begin.families = (!o.ipv6_only, !o.ipv4_only);
+        if !o.config_net {
+            begin.addresses = self.container();
+            let has = |v4| begin.addresses.iter().any(|ip| ip.is_ipv4() == v4);
+            begin.families = (has(true), has(false));
+        }
+        begin
+    }
+
+    /// The plan with the addresses that the user's switch gives.
+    pub(super) fn attached(mut self, o: &mut Options, given: &Given) -> Plan {
+        self.addresses = given.addresses.iter().map(|c| c.0).collect();
+        self.routers.clone_from(&given.gateways);
+        o.ns_mac_addr = Some(given.mac.clone());
+        self
+    }
+
+    /// Where the container has been told to ask for names.
+    pub(super) fn resolvers(&self) -> &[IpAddr] {
+        &self.dns
     }
 
     /// The switch.
@@ -156,6 +190,13 @@ impl Plan {
         };
         topology.networks.insert(NETWORK.to_owned(), network);
         topology.ports.insert(PORT.to_owned(), port);
+        topology.publish = self.publish(o);
+        topology
+    }
+
+    /// Ports of the host that lead to the container.
+    pub(super) fn publish(&self, o: &Options) -> BTreeMap<String, PublishedPort> {
+        let mut publish = BTreeMap::new();
         for (protocol, forwards) in [Protocol::Tcp, Protocol::Udp].into_iter().zip(o.forwards()) {
             let mut list = Vec::new();
             for f in &forwards {
@@ -171,10 +212,10 @@ impl Plan {
             }
             for (i, p) in list.into_iter().enumerate() {
                 let name = format!("{}-{i}", protocol.number());
-                topology.publish.insert(name, p);
+                publish.insert(name, p);
             }
         }
-        topology
+        publish
     }
 
     fn gateway(&self, o: &Options) -> Gateway {

@@ -278,6 +278,11 @@ impl Options {
         self.target.as_ref()?.parse().ok().filter(|p| *p > 0)
     }
 
+    /// The namespace, if it isn't named by a process.
+    pub(super) fn netns(&self) -> Option<&str> {
+        self.netns.as_deref()
+    }
+
     /// The namespaces that are named.
     pub(super) fn place(&self) -> Result<Place, InsideError> {
         match (&self.netns, self.process()) {

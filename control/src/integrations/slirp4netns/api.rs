@@ -4,11 +4,10 @@
 //! slirp4netns 1.2, word by word, as callers may look at them. What exactly went wrong is logged besides. A thread of its own serves them
 //! one by one, each within a time limit.
 
-use super::network::{CONTAINER, PORT};
+use super::super::attach::Publisher;
+use super::network::CONTAINER;
 use super::options::Options;
-use crate::api::{Shared, lock};
 use crate::model::{Protocol, PublishedPort};
-use crate::refusal::Refusal;
 use crate::units::Ports;
 use serde::Serialize;
 use serde_json::Value;
@@ -25,6 +24,8 @@ const LIMIT: Duration = Duration::from_secs(2);
 /// Most forwards.
 const FORWARDS: usize = 65_536;
 const STACK: usize = 256 << 10;
+/// What forwards are called among published ports, with their number.
+const FORWARD: &str = "hostfwd";
 
 /// What went wrong.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +47,7 @@ impl Drop for Api {
 }
 
 /// Binds the socket and serves it until the process ends.
-pub(super) fn serve(path: &Path, plane: Shared, options: &Options) -> Result<Api, ApiError> {
+pub(super) fn serve(path: &Path, publisher: Publisher, options: &Options) -> Result<Api, ApiError> {
     // One left behind, as by a process that was killed.
     let _ = std::fs::remove_file(path);
     let listener = UnixListener::bind(path).map_err(|source| ApiError::Bind {
@@ -55,10 +56,11 @@ pub(super) fn serve(path: &Path, plane: Shared, options: &Options) -> Result<Api
     })?;
     let api = Api(path.to_owned());
     let mut forwards = Forwards {
-        plane,
+        container: options.cidr.host(CONTAINER),
+        inside: publisher.address().unwrap_or(options.cidr.host(CONTAINER)),
+        publisher,
         list: Vec::new(),
         last: 0,
-        container: options.cidr.host(CONTAINER),
     };
     let thread = std::thread::Builder::new().name("api".into());
     let thread = thread.stack_size(STACK).spawn(move || {
@@ -106,10 +108,12 @@ fn object(request: &[u8]) -> Option<Value> {
 
 #[derive(Debug)]
 struct Forwards {
-    plane: Shared,
+    publisher: Publisher,
     list: Vec<Forward>,
     last: u32,
+    /// The container's address, as callers know it, and as it is.
     container: Ipv4Addr,
+    inside: Ipv4Addr,
 }
 
 /// A forward, in the order of the fields as it is listed.
@@ -196,7 +200,7 @@ impl Forwards {
         };
         let published = self.published(&forward);
         let done = match published {
-            Some(p) if self.list.len() < FORWARDS => self.change(|all| {
+            Some(p) if self.list.len() < FORWARDS => self.publisher.change(|all| {
                 all.insert(forward.name(), p);
             }),
             _ => return Err(Fault("add_hostfwd: slirp_add_hostfwd failed")),
@@ -217,29 +221,22 @@ impl Forwards {
         let at = at.ok_or(Fault("remove_hostfwd: bad arguments.id"))?;
         let forward = self.list.remove(at);
         let name = forward.name();
-        self.change(|all| {
+        let done = self.publisher.change(|all| {
             all.remove(&name);
-        })
-        .map_err(|e| {
+        });
+        done.map_err(|e| {
             tracing::warn!("{e}");
             Fault("remove_hostfwd: slirp_remove_hostfwd failed")
         })?;
         Ok(r#"{"return":{}}"#.to_owned())
     }
 
-    /// Has the switch have other published ports, or stay as it is.
-    fn change(
-        &self,
-        f: impl FnOnce(&mut std::collections::BTreeMap<String, PublishedPort>),
-    ) -> Result<(), Refusal> {
-        let mut plane = lock(&self.plane);
-        let mut wanted = plane.desired().clone();
-        f(&mut wanted.publish);
-        plane.apply(wanted).map(drop)
-    }
-
     fn published(&self, f: &Forward) -> Option<PublishedPort> {
-        let to = format!("{}:{}", f.guest_addr, f.guest_port).parse().ok()?;
+        let guest = match f.guest_addr == self.container {
+            true => self.inside,
+            false => f.guest_addr,
+        };
+        let to = format!("{guest}:{}", f.guest_port).parse().ok()?;
         Some(PublishedPort {
             protocol: f.proto,
             address: (!f.host_addr.is_unspecified()).then_some(f.host_addr.into()),
@@ -250,6 +247,6 @@ impl Forwards {
 
 impl Forward {
     fn name(&self) -> String {
-        format!("{PORT}-{}", self.id)
+        format!("{FORWARD}-{}", self.id)
     }
 }

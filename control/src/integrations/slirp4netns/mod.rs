@@ -5,15 +5,16 @@
 //! The container's namespaces are named by a process or a path. A TAP is made there, and with `--configure` set up; the network is that of
 //! `--cidr`, with the gateway at .2, DNS at .3 and the container at .100, and fd00::/64 with `--enable-ipv6`. That it is ready is told by
 //! `1` on `--ready-fd`. Requests for forwards come by the socket of `--api-socket` ([`api`]). It ends when `--exit-fd` hangs up, by SIGTERM
-//! or SIGINT, and when the namespace is gone.
+//! or SIGINT, and when the namespace is gone. The container may be at the user's switch instead ([`super::attach`]).
 
 mod api;
 mod network;
 mod options;
 
+use super::attach::{AttachError, Publisher, Session, Wish};
 use super::inside::InsideError;
 use super::sandbox::{self, Reach};
-use super::single::{Ends, Other, Single, SingleError};
+use super::single::{Ended, Ends, Other, Single, SingleError};
 use crate::logging::{self, LogFormat};
 use options::Options;
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
+use std::sync::Arc;
 use vswitch_core::sys::scm;
 
 pub use options::command;
@@ -34,6 +36,8 @@ enum SlirpError {
     Single(#[from] SingleError),
     #[error(transparent)]
     Api(#[from] api::ApiError),
+    #[error(transparent)]
+    Attach(#[from] AttachError),
     #[error("--{option} {number}: {source}; hand over a descriptor that is open")]
     Descriptor {
         option: &'static str,
@@ -78,7 +82,14 @@ fn run(options: &Options) -> Result<(), SlirpError> {
     let exit = handed("exit-fd", options.exit_fd)?;
     let ready = handed("ready-fd", options.ready_fd)?;
     let ends = Ends::new()?;
-    let tap = options.place()?.tap(&network::inside(options))?;
+    let wish = Wish::read()?;
+    let begun = wish.map(|w| Session::begin(&w, network::begin(options, &w)));
+    let session = begun.transpose()?.flatten().map(Arc::new);
+    let inside = match &session {
+        Some(s) => network::attached(options, &s.given),
+        None => network::inside(options),
+    };
+    let tap = options.place()?.tap(&inside)?;
     if options.enable_sandbox {
         let reach = Reach {
             process: false,
@@ -86,24 +97,69 @@ fn run(options: &Options) -> Result<(), SlirpError> {
         };
         sandbox::enter(&reach).map_err(SingleError::from)?;
     }
-    let taps = BTreeMap::from([(network::PORT.to_owned(), tap.queue)]);
-    let single = Single::start(network::topology(options), &taps)?;
-    drop(taps);
-    let _api = match &options.api_socket {
-        Some(path) => Some(api::serve(path, single.plane().clone(), options)?),
-        None => None,
-    };
-    if let Some(ready) = ready {
-        // Who has asked to be told and doesn't listen is gone; that is told by the exit descriptor.
-        let _ = File::from(ready).write_all(b"1");
-    }
-    single.follow_host()?;
-    if options.enable_seccomp {
-        sandbox::confine_calls().map_err(SingleError::from)?;
-    }
     let process = tap.process.as_ref().map(AsFd::as_fd);
     let exit = exit.as_ref().map(AsFd::as_fd).map(Other::HangUp);
-    let ended = single.wait(&ends, exit.or(process.map(Other::Process)))?;
+    let other = exit.or(process.map(Other::Process));
+    let ended = match session {
+        Some(session) => attached(options, ready, &ends, other, &session, &tap.queue)?,
+        None => alone(options, ready, &ends, other, tap.queue)?,
+    };
     tracing::info!(?ended, "ending");
     Ok(())
+}
+
+/// Tells that the network is there. Who has asked to be told and doesn't listen is gone; that is told by the exit descriptor.
+fn tell(ready: Option<OwnedFd>) {
+    if let Some(ready) = ready {
+        let _ = File::from(ready).write_all(b"1");
+    }
+}
+
+fn serve(o: &Options, publisher: Publisher) -> Result<Option<api::Api>, SlirpError> {
+    let path = o.api_socket.as_deref();
+    Ok(path.map(|p| api::serve(p, publisher, o)).transpose()?)
+}
+
+fn confine(o: &Options) -> Result<(), SingleError> {
+    if o.enable_seccomp {
+        sandbox::confine_calls()?;
+    }
+    Ok(())
+}
+
+/// The container is at the user's switch.
+fn attached(
+    o: &Options,
+    ready: Option<OwnedFd>,
+    ends: &Ends,
+    other: Option<Other<'_>>,
+    session: &Arc<Session>,
+    queue: &OwnedFd,
+) -> Result<Ended, SlirpError> {
+    session.attach(queue)?;
+    if let Some(resolver) = network::resolver(o) {
+        session.mind_resolver(resolver);
+    }
+    let _api = serve(o, Publisher::Users(session.clone()))?;
+    tell(ready);
+    confine(o)?;
+    Ok(session.wait(ends, other, queue)?)
+}
+
+/// The container has a switch of its own.
+fn alone(
+    o: &Options,
+    ready: Option<OwnedFd>,
+    ends: &Ends,
+    other: Option<Other<'_>>,
+    queue: OwnedFd,
+) -> Result<Ended, SlirpError> {
+    let taps = BTreeMap::from([(network::PORT.to_owned(), queue)]);
+    let single = Single::start(network::topology(o), &taps)?;
+    drop(taps);
+    let _api = serve(o, Publisher::Own(single.plane().clone()))?;
+    tell(ready);
+    single.follow_host()?;
+    confine(o)?;
+    Ok(single.wait(ends, other)?)
 }

@@ -1,11 +1,13 @@
 //! The container's network as slirp4netns has it: which addresses there are, and what stands behind them.
 
+use super::super::attach::Wish;
 use super::super::inside::{Configured, Inside};
 use super::options::{Options, Outbound};
 use crate::model::{
     Advertise, AdvertisedPrefix, Dhcp, Dns, Gateway, HostUplink, Network, Port, PortKind, Range,
     Topology,
 };
+use crate::plane::{Begin, Given};
 use crate::units::{Cidr, Mac};
 use std::net::{IpAddr, Ipv6Addr};
 use vswitch_core::wire::MacAddr;
@@ -47,8 +49,43 @@ pub(super) fn inside(o: &Options) -> Inside {
             addresses,
             gateways,
             onlink: false,
+            alias: None,
         }),
     }
+}
+
+/// What is asked of the user's switch. Who sets the interface up itself gives it the address that it has without that switch.
+pub(super) fn begin(o: &Options, wish: &Wish) -> Begin {
+    let (pid, path) = o.named();
+    let own: IpAddr = o.cidr.host(CONTAINER).into();
+    let mut begin = wish.begin("slirp4netns", wish.name(pid, path), o.mtu);
+    begin.netns = pid.map(|p| format!("pid:{p}"));
+    begin.mac = o.macaddress.clone();
+    begin.families = (true, o.enable_ipv6);
+    if o.configure {
+        begin.avoid.push(own);
+    } else {
+        begin.addresses.push(own);
+        begin.families = (true, false);
+    }
+    begin
+}
+
+/// The interface of a container at the user's switch.
+pub(super) fn attached(o: &Options, given: &Given) -> Inside {
+    let mut inside = inside(o);
+    if let Some(setup) = &mut inside.setup {
+        setup.mac = Some(given.mac.0);
+        setup.addresses = given.addresses.iter().map(|c| c.0).collect();
+        setup.gateways.clone_from(&given.gateways);
+        setup.alias = Some(o.cidr.host(CONTAINER).into());
+    }
+    inside
+}
+
+/// Where the engine has the container look for DNS, unless that is told not to be.
+pub(super) fn resolver(o: &Options) -> Option<IpAddr> {
+    (!o.disable_dns).then(|| o.cidr.host(DNS).into())
 }
 
 /// The switch.

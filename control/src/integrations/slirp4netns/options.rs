@@ -17,7 +17,8 @@ const VERSION: &str = concat!(
 );
 
 const AFTER_HELP: &str = "\
-This is the switch of vswitch under the command line of slirp4netns. Exit codes: 0 ended as asked, 1 failed, 2 wrong usage.
+This is the switch of vswitch under the command line of slirp4netns. VSWITCH_ATTACH=NETWORK, or attach.toml in ~/.config/vswitch, attaches
+the container to the user's vswitchd instead. Exit codes: 0 ended as asked, 1 failed, 2 wrong usage.
 
 Example:
   unshare --user --map-root-user --net --mount
@@ -197,6 +198,14 @@ pub(super) fn read() -> Result<Options, ExitCode> {
 impl Options {
     fn pid(&self) -> Option<i32> {
         self.target.as_ref()?.parse().ok().filter(|p| *p > 0)
+    }
+
+    /// The process or the path that the namespace is named by.
+    pub(super) fn named(&self) -> (Option<i32>, Option<&str>) {
+        match self.netns_type {
+            NetnsType::Pid => (self.pid(), None),
+            NetnsType::Path => (None, self.target.as_deref()),
+        }
     }
 
     /// The namespaces that are named.

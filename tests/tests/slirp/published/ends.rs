@@ -1,7 +1,7 @@
 //! How connections to published ports go and end.
 
 use super::{publish, shown};
-use crate::rig::{HOST, PEER, Site, peer, serve, site};
+use crate::rig::{HOST, PEER, Site, attached, peer, serve, site};
 use std::time::Duration;
 use vswitch_tests::{tap_lab, wait_until};
 
@@ -53,6 +53,33 @@ fn connections_end_as_either_end_ends_them() {
     }
     assert_eq!(peer(&outside, &["resets", HOST[0], "8080"]), "done");
     server.wait_for("reset");
+    d.assert_ledger();
+}
+
+#[test]
+fn who_takes_a_containers_place_is_reached_at_once() {
+    let lab = tap_lab!("pub-replaced");
+    let Site { d, mut a, outside } = site(&lab, "1500");
+    publish(&d, "web", &["--ports", "8080"]);
+    for round in 0..2 {
+        let server = serve(&a, "serve", "7000");
+        for host in HOST {
+            let said = peer(&outside, &["echo", host, "8080", "hello"]);
+            assert_eq!(said, "5", "{host} in round {round}");
+        }
+        drop(server);
+        // Its process ends: the neighbour that the gateway knew is nobody any more, and clients are told before they give up.
+        drop(a);
+        wait_until("the port to be down", || {
+            d.ctl(&["port", "show", "a"]).contains("ended")
+        });
+        for host in HOST {
+            let said = peer(&outside, &["greeted", host, "8080"]);
+            assert_eq!(said, "ConnectionResetError 104", "{host}");
+        }
+        d.ctl(&["port", "del", "a"]);
+        a = attached(&lab, &d, "1500");
+    }
     d.assert_ledger();
 }
 
@@ -191,7 +218,7 @@ fn who_waits_for_a_container_is_bounded() {
 }
 
 #[test]
-fn connections_from_loopback_are_spliced_while_there_is_no_policy() {
+fn connections_from_loopback_are_spliced_where_policy_accepts_them() {
     let lab = tap_lab!("pub-splice");
     let Site { mut d, a, outside } = site(&lab, "1500");
     let mut server = serve(&a, "serve", "7000");
@@ -233,7 +260,7 @@ fn connections_from_loopback_are_spliced_while_there_is_no_policy() {
         now["spliced"]
     );
     assert!(metrics.contains(&line), "{metrics}");
-    // Others come by the network, and so does all while there is a policy, which ends what it can't judge.
+    // Others come by the network. A policy that accepts what is spliced leaves it alone, counts it by its rule, and lets more of it be.
     let said = peer(&outside, &["peer", HOST[0], "8080"]);
     assert_eq!(said, "::ffff:198.51.100.254");
     let argv = [
@@ -247,22 +274,32 @@ fn connections_from_loopback_are_spliced_while_there_is_no_policy() {
     ];
     let mut steady = d.host().spawn(&argv);
     steady.wait_for("began");
-    let rule = "drop proto tcp ports 7001";
-    let args = [
-        "policy",
-        "add",
-        "in",
-        "--to",
-        "port:a",
-        "--default",
-        "accept",
-    ];
-    d.ctl(&[&args[..], &["--rule", rule]].concat());
+    let policy = |act: &str, rule: &str| {
+        let args = ["policy", act, "in", "--to", "port:a", "--default", "drop"];
+        d.ctl(&[&args[..], &["--rule", rule]].concat());
+    };
+    policy("add", "accept name web proto tcp ports 7000");
+    for _ in 0..2 {
+        let said = peer(d.host(), &["peer", "127.0.0.1", "8080"]);
+        assert_eq!(said, "::ffff:192.0.2.10");
+    }
+    let all = d.ctl_json(&["policy", "show"]);
+    assert_eq!(all[0]["counts"][0]["judged"], 2, "{all}");
+    assert!(steady.is_running(), "{}", steady.output());
+    // One that no longer does ends it, and what comes then is refused as by the network.
+    policy("set", "accept name other proto tcp ports 7001");
     let cut = steady.finish(Duration::from_secs(20));
     assert!(cut.stderr.contains("ConnectionResetError"), "{cut}");
+    let before = shown(&d, "web");
     assert_eq!(
-        peer(d.host(), &["peer", "127.0.0.1", "8080"]),
-        "::ffff:192.0.2.1"
+        peer(d.host(), &["greeted", "127.0.0.1", "8080"]),
+        "ConnectionResetError 104"
+    );
+    let now = shown(&d, "web");
+    assert_eq!(now["spliced"], before["spliced"]);
+    assert_eq!(
+        now["failed"].as_u64(),
+        before["failed"].as_u64().map(|n| n + 1)
     );
     d.ctl(&["policy", "del", "in"]);
     assert_eq!(
