@@ -116,6 +116,8 @@ fn start(mut o: Options) -> Result<ExitCode, PastaError> {
     let (mut reader, mut writer) = io::pipe().map_err(PastaError::Background)?;
     let background = move || {
         let _ = nix::unistd::setsid();
+        // Who has started it waits for the end of the pipe, too, which mustn't come before an error is told.
+        let _until_told = writer.try_clone();
         let ready = move || {
             leave(o, log.as_ref(), &nowhere);
             // Who has started it may be gone.
