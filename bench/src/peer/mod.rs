@@ -76,6 +76,8 @@ pub(crate) enum Peer {
     VswitchTap,
     /// vswitchd on veth ports (AF_PACKET).
     VswitchVeth,
+    /// vswitchd --accelerate=ebpf on veth ports: what it has approved is forwarded in the kernel.
+    VswitchVethEbpf,
     /// vswitchd on veth ports that receive by the ring (TPACKET_V3).
     VswitchRing,
     /// NAT by the kernel: nftables masquerade in a router between two veth pairs.
@@ -139,6 +141,7 @@ impl Peer {
             Peer::VswitchTap
                 | Peer::VswitchVeth
                 | Peer::VswitchRing
+                | Peer::VswitchVethEbpf
                 | Peer::VswitchNat
                 | Peer::VswitchRootless
                 | Peer::VswitchRootless1500
@@ -173,6 +176,7 @@ impl Peer {
             Peer::VswitchTap
             | Peer::VswitchVeth
             | Peer::VswitchRing
+            | Peer::VswitchVethEbpf
             | Peer::VswitchNat
             | Peer::VswitchRootless
             | Peer::VswitchRootless1500
@@ -198,6 +202,7 @@ impl Peer {
             Peer::Vde => vde::start(lab),
             Peer::VswitchTap | Peer::BeforeTap => vswitch::bed(lab, setup.build(self), "tap"),
             Peer::VswitchVeth | Peer::BeforeVeth => vswitch::bed(lab, setup.build(self), "veth"),
+            Peer::VswitchVethEbpf => vswitch::accelerated(lab, setup.build(self)),
             Peer::VswitchRing => vswitch::ring(lab, setup.build(self)),
             Peer::Nftables => nat::nftables(lab),
             Peer::VswitchNat | Peer::BeforeNat => nat::vswitch(lab, setup.build(self)),

@@ -121,6 +121,12 @@ pub(super) fn bed(lab: &Lab, build: Build, kind: &str) -> anyhow::Result<Bed> {
     attached(lab, build, kind, &[])
 }
 
+/// Veth ports on the kernel's fast path.
+pub(super) fn accelerated(lab: &Lab, mut build: Build) -> anyhow::Result<Bed> {
+    build.args.push("--accelerate=ebpf".into());
+    attached(lab, build, "veth", &[])
+}
+
 /// Veth ports that receive by the ring.
 pub(super) fn ring(lab: &Lab, build: Build) -> anyhow::Result<Bed> {
     attached(lab, build, "veth", &["--receive", "ring"])
