@@ -123,14 +123,8 @@ fn captures_and_mirrors_see_every_frame() {
     let (a, _b) = two(&d, &lab);
     let info = || d.http("GET", "/v1/", None).json()["captures"].clone();
     let file = lab.dir().join("fast.pcapng");
-    let capture = d.spawn_ctl(&[
-        "capture",
-        "-w",
-        file.to_str().expect("UTF-8"),
-        "--port",
-        "a",
-        "icmp",
-    ]);
+    let path = file.to_str().expect("UTF-8");
+    let capture = d.spawn_ctl(&["capture", "a", "-w", path, "-f", "icmp"]);
     wait_until("the capture to begin", || info() == 1);
     let before = counter(&d, "a", "fast_rx_frames");
     a.ping_with("192.0.2.2", &["-c", "5", "-i", "0.2"]);
@@ -143,8 +137,9 @@ fn captures_and_mirrors_see_every_frame() {
     wait_until("the capture to end", || info() == 0);
     warm(&d, &a, "192.0.2.2", ["a", "b"]);
     let c = lab.container("c");
-    bare(&d, &c, "c", "eth0", &VETH);
-    d.ctl(&["mirror", "add", "m", "--to", "c", "--port", "b"]);
+    bare(&d, &c, "c", "eth0", &["--kind", "veth"]);
+    let mirror = ["--target", "c", "--ingress", "b", "--egress", "b"];
+    d.ctl(&[&["mirror", "add", "m"], &mirror[..]].concat());
     let seen = c.capture("eth0", "icmp");
     a.ping_with("192.0.2.2", &["-c", "5", "-i", "0.2"]);
     let seen = seen.count();
@@ -159,17 +154,7 @@ fn a_policy_cuts_at_once() {
     let lab = lab!("fast-policy");
     let d = accelerated!(&lab, &[]);
     let (a, _b) = two(&d, &lab);
-    let rule = ["--rule", "drop proto icmp"];
-    let add = [
-        "policy",
-        "add",
-        "none",
-        "--to",
-        "port:b",
-        "--default",
-        "drop",
-    ];
-    d.ctl(&[&add[..], &rule].concat());
+    d.ctl(&["policy", "add", "none", "--to", "port:b", "--default", "drop"]);
     a.assert_no_ping("192.0.2.2");
     d.ctl(&["policy", "del", "none"]);
     warm(&d, &a, "192.0.2.2", ["a", "b"]);
@@ -194,7 +179,7 @@ fn traffic_follows_an_address_that_moves() {
     let c = lab.container("c");
     let mac = b.mac("eth0");
     // The same addresses in another container: it speaks, and is heard.
-    bare(&d, &c, "c", "eth0", &[&VETH[..], &["--mac", &mac]].concat());
+    bare(&d, &c, "c", "eth0", &["--kind", "veth", "--mac", &mac]);
     c.addr("eth0", "192.0.2.2/24");
     b.ok(&["ip", "link", "set", "eth0", "down"]);
     assert!(c.ping("192.0.2.1") > 0);
