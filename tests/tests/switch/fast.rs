@@ -68,14 +68,14 @@ fn bulk_and_pings_are_carried_and_counted() {
     let before = names.map(|n| counter(&d, "a", n));
     let run = a.iperf3("192.0.2.2", &["-n", "256M"]);
     let [all, by_kernel] = [0, 1].map(|i| counter(&d, "a", names[i]) - before[i]);
-    assert!(run.received_bytes >= 256 << 20, "{run:?}");
-    assert!(by_kernel >= 200 << 20, "{by_kernel} of {all} bytes");
-    assert!(all >= run.received_bytes, "{all} bytes");
-    // Headers and acknowledgements aren't a tenth of frames of several segments.
-    assert!(all < run.received_bytes / 10 * 11, "{all} bytes");
-    assert_eq!(run.lost_datagrams, 0);
-    let sent = counter(&d, "b", "tx_bytes");
-    assert!(sent >= all, "{sent} of {all} bytes sent on");
+    let sent = run.report["end"]["sum_sent"]["bytes"].as_u64();
+    let sent = sent.expect("bytes");
+    assert!(sent >= 256 << 20, "{sent} bytes");
+    assert!(by_kernel >= sent / 10 * 8, "{by_kernel} of {all} bytes");
+    // The headers aren't a tenth of it, nor is what was sent again.
+    assert!(all >= sent && all < sent / 10 * 11, "{all} of {sent} bytes");
+    let passed_on = counter(&d, "b", "tx_bytes");
+    assert!(passed_on >= all, "{passed_on} of {all} bytes passed on");
     a.assert_no_checksum_errors();
     b.assert_no_checksum_errors();
     // As many pings as were sent, whoever carried them.
@@ -154,7 +154,15 @@ fn a_policy_cuts_at_once() {
     let lab = lab!("fast-policy");
     let d = accelerated!(&lab, &[]);
     let (a, _b) = two(&d, &lab);
-    d.ctl(&["policy", "add", "none", "--to", "port:b", "--default", "drop"]);
+    d.ctl(&[
+        "policy",
+        "add",
+        "none",
+        "--to",
+        "port:b",
+        "--default",
+        "drop",
+    ]);
     a.assert_no_ping("192.0.2.2");
     d.ctl(&["policy", "del", "none"]);
     warm(&d, &a, "192.0.2.2", ["a", "b"]);
