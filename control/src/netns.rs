@@ -29,6 +29,15 @@ pub enum NetnsError {
     },
 }
 
+impl NetnsError {
+    /// Whether it is there, but not for us.
+    #[must_use]
+    pub fn is_forbidden(&self) -> bool {
+        let (NetnsError::Open { source, .. } | NetnsError::Enter { source, .. }) = self;
+        source.kind() == io::ErrorKind::PermissionDenied
+    }
+}
+
 /// Path of a namespace named by `pid:NUMBER`, a path, or a name under /run/netns.
 #[must_use]
 pub fn path_of(spec: &str) -> PathBuf {

@@ -4,6 +4,7 @@ use crate::interface::{self, Veth};
 use crate::model::{self, Port, PortKind};
 use crate::netns;
 use crate::refusal::{Kind, Refusal};
+use nix::errno::Errno;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use vswitch_core::port::packet::{Fanout, PacketOptions, PacketPort, Receive};
 use vswitch_core::port::stream::Stream;
 use vswitch_core::port::tap::Tap;
 use vswitch_core::port::unix::{Address, UnixError};
+use vswitch_core::sys::packet::PacketError;
 use vswitch_core::sys::{pidfd, ring, tun};
 use vswitch_core::wire::MacAddr;
 
@@ -55,6 +57,22 @@ fn refused(name: &str, reason: impl ToString, remedy: &str) -> Refusal {
         reason.to_string(),
         remedy,
     )
+}
+
+/// The same, where the system forbids it to this daemon.
+fn forbidden(refusal: Refusal, is: bool) -> Refusal {
+    match is {
+        true => Refusal {
+            kind: Kind::Denied,
+            ..refusal
+        },
+        false => refusal,
+    }
+}
+
+/// Whether the kernel has refused for want of a right.
+fn is_forbidden(e: Errno) -> bool {
+    matches!(e, Errno::EPERM | Errno::EACCES)
 }
 
 /// Opens a port for this many workers. `handed` is the queue that came with the request, for a port of kind fd.
@@ -134,8 +152,10 @@ fn open_queues(
     };
     let mut queues: Vec<PacketPort> = Vec::new();
     for _ in 0..workers.count {
-        let queue = PacketPort::open_in_current_netns(device, options)
-            .map_err(|e| refused(name, e, "AF_PACKET needs CAP_NET_RAW"))?;
+        let queue = PacketPort::open_in_current_netns(device, options).map_err(|e| {
+            let is = matches!(&e, PacketError::Open { source, .. } if is_forbidden(*source));
+            forbidden(refused(name, e, "AF_PACKET needs CAP_NET_RAW"), is)
+        })?;
         options.fanout = queue.fanout().map(join);
         queues.push(queue);
     }
@@ -212,11 +232,17 @@ fn process(name: &str, port: &Port) -> Result<Option<(i32, OwnedFd)>, Refusal> {
 
 const NO_NETNS: &str = "name a namespace that exists (path, name under /run/netns, or pid:NUMBER)";
 
+const NOT_OURS: &str = "run the daemon as who owns that namespace, in the user namespace of its processes, or with CAP_SYS_ADMIN";
+
 /// Runs `f` where the container's end of the port is.
 fn inside<T: Send>(name: &str, port: &Port, f: impl FnOnce() -> T + Send) -> Result<T, Refusal> {
     match &port.netns {
         None => Ok(f()),
-        Some(spec) => netns::within(spec, f).map_err(|e| refused(name, e, NO_NETNS)),
+        Some(spec) => netns::within(spec, f).map_err(|e| {
+            let forbidden_one = e.is_forbidden();
+            let remedy = if forbidden_one { NOT_OURS } else { NO_NETNS };
+            forbidden(refused(name, e, remedy), forbidden_one)
+        }),
     }
 }
 
@@ -257,7 +283,13 @@ fn open_tap(name: &str, port: &Port, workers: &Workers) -> Result<Opened, Refusa
     })?;
     let taps = taps.map_err(|e| {
         let remedy = "is /dev/net/tun there and CAP_NET_ADMIN held, and is the device's name free?";
-        refused(name, e, remedy)
+        let is = match &e {
+            tun::TunError::Open(source) | tun::TunError::Create { source, .. } => {
+                is_forbidden(*source)
+            }
+            _ => false,
+        };
+        forbidden(refused(name, e, remedy), is)
     })?;
     configure(name, port)?;
     Ok(Opened {

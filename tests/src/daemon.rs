@@ -19,6 +19,7 @@ const DAEMON_TIMEOUT: Duration = Duration::from_secs(15);
 pub struct DaemonBuilder {
     host: Node,
     dir: PathBuf,
+    under: Vec<String>,
     args: Vec<String>,
     config: String,
 }
@@ -29,9 +30,17 @@ impl DaemonBuilder {
         Self {
             host: lab.host("vswitchd"),
             dir: lab.dir(),
+            under: vec![],
             args: vec![],
             config: String::new(),
         }
+    }
+
+    /// Has a command start it, which takes it as its last arguments.
+    #[must_use]
+    pub fn under(mut self, argv: &[&str]) -> Self {
+        self.under = argv.iter().map(ToString::to_string).collect();
+        self
     }
 
     /// Adds arguments after `vswitchd run`.
@@ -67,10 +76,16 @@ impl DaemonBuilder {
     /// Starts it without waiting: for a configuration it has to refuse.
     #[track_caller]
     pub fn launch(self) -> Daemon {
-        let process = spawn(&self.host, &self.dir, &self.args, &self.config);
+        let process = spawn(
+            &self.host,
+            &self.dir,
+            [&self.under, &self.args],
+            &self.config,
+        );
         Daemon {
             host: self.host,
             dir: self.dir,
+            under: self.under,
             args: self.args,
             config: self.config,
             process,
@@ -80,11 +95,12 @@ impl DaemonBuilder {
 }
 
 #[track_caller]
-fn spawn(host: &Node, dir: &Path, args: &[String], config: &str) -> Background {
+fn spawn(host: &Node, dir: &Path, [under, args]: [&[String]; 2], config: &str) -> Background {
     let program = program("vswitchd");
     let socket = socket_of(dir);
     let state = dir.join("state.json");
-    let mut argv = vec![program.as_str(), "run"];
+    let mut argv: Vec<&str> = under.iter().map(String::as_str).collect();
+    argv.extend([program.as_str(), "run"]);
     let (socket, state) = (
         socket.to_str().expect("UTF-8"),
         state.to_str().expect("UTF-8"),
@@ -108,6 +124,7 @@ fn socket_of(dir: &Path) -> PathBuf {
 pub struct Daemon {
     host: Node,
     dir: PathBuf,
+    under: Vec<String>,
     args: Vec<String>,
     config: String,
     process: Background,
@@ -241,7 +258,12 @@ impl Daemon {
         if self.process.is_running() {
             self.stop();
         }
-        self.process = spawn(&self.host, &self.dir, &self.args, &self.config);
+        self.process = spawn(
+            &self.host,
+            &self.dir,
+            [&self.under, &self.args],
+            &self.config,
+        );
         self.may_end = false;
         self.wait_ready();
     }

@@ -194,13 +194,7 @@ pub fn patched<T: Serialize + DeserializeOwned>(
     };
     let mut json = serde_json::to_value(value).map_err(bad)?;
     // Taking away what can't be there would go unnoticed.
-    for (field, _) in patch
-        .as_object()
-        .into_iter()
-        .flatten()
-        .filter(|(_, v)| v.is_null())
-    {
-        let alone = serde_json::json!({ field: null });
+    for alone in nulls(patch) {
         if let Err(e) = serde_json::from_value::<T>(alone)
             && e.to_string().starts_with("unknown field")
         {
@@ -209,6 +203,23 @@ pub fn patched<T: Serialize + DeserializeOwned>(
     }
     merge(&mut json, patch);
     serde_json::from_value(json).map_err(bad)
+}
+
+/// Each null of a patch by itself, where it is.
+fn nulls(patch: &Value) -> Vec<Value> {
+    let Value::Object(patch) = patch else {
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    for (field, v) in patch {
+        let inner = if v.is_null() {
+            vec![Value::Null]
+        } else {
+            nulls(v)
+        };
+        found.extend(inner.into_iter().map(|v| serde_json::json!({ field: v })));
+    }
+    found
 }
 
 fn merge(into: &mut Value, patch: &Value) {

@@ -28,7 +28,7 @@ pub(crate) async fn show(
 
 /// Adds a port.
 #[utoipa::path(post, path = "/v1/ports/{name}", params(("name" = String, Path)), request_body = Port,
-    responses((status = 201, body = PortView), (status = 400, body = ErrorBody), (status = 409, body = ErrorBody),
+    responses((status = 201, body = PortView), (status = 400, body = ErrorBody), (status = 403, body = ErrorBody), (status = 409, body = ErrorBody),
         (status = 500, body = ErrorBody)))]
 pub(crate) async fn add(
     State(plane): State<Shared>,

@@ -1,6 +1,6 @@
 //! `vswitchctl gateway`: the router's ports in networks.
 
-use super::options::{on_off, with_length};
+use super::options::{Unset, on_off, with_length};
 use super::services::{DhcpOptions, DnsOptions, Member, RaOptions, members, table};
 use super::{CtlError, Done, Session, show};
 use crate::client::escape;
@@ -21,13 +21,22 @@ pub(super) enum Gateway {
         network: String,
     },
     /// Show the leases of the gateways' DHCP servers.
-    Leases,
+    Leases {
+        /// Only of this network.
+        network: Option<String>,
+    },
     /// Show neighbours: which MAC address has an IP address.
-    Neighbours,
+    Neighbours {
+        /// Only of this network.
+        network: Option<String>,
+    },
     /// Give a network a gateway, or change it.
     Set(Box<Set>),
     /// Show gateways.
-    Show,
+    Show {
+        /// Only that of this network.
+        network: Option<String>,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -94,6 +103,8 @@ pub(super) struct Set {
     /// VLAN of the gateway, in a VLAN-aware network [default: 1].
     #[arg(long)]
     vlan: Option<u16>,
+    #[command(flatten)]
+    unset: Unset,
     #[command(flatten)]
     dhcp: DhcpOptions,
     #[command(flatten)]
@@ -203,6 +214,7 @@ impl Set {
         let route = |r: &RouteArg| json!({"to": r.to, "via": r.via});
         let routes = self.route.as_ref();
         put("routes", routes.map(|r| r.iter().map(route).collect()));
+        self.unset.put(&mut map);
         Ok(map)
     }
 }
@@ -215,8 +227,12 @@ pub(super) async fn run(s: &Session, command: Gateway) -> Done {
             s.client.call("PATCH", &path(&network), Some(&none)).await?;
             Ok(())
         }
-        Gateway::Leases => {
-            let all: Vec<LeaseView> = s.client.get("/v1/gateway/leases").await?;
+        Gateway::Leases { network } => {
+            let mut all: Vec<LeaseView> = s.client.get("/v1/gateway/leases").await?;
+            if let Some(name) = network {
+                must_exist(s, &name).await?;
+                all.retain(|l| l.network == name);
+            }
             if s.json {
                 return show::json(&all);
             }
@@ -236,8 +252,12 @@ pub(super) async fn run(s: &Session, command: Gateway) -> Done {
             let head = ["NETWORK", "ADDRESS", "MAC", "PORT", "NAME", "ENDS IN"];
             show::table(&head, rows, "no leases")
         }
-        Gateway::Neighbours => {
-            let all: Vec<NeighbourView> = s.client.get("/v1/gateway/neighbours").await?;
+        Gateway::Neighbours { network } => {
+            let mut all: Vec<NeighbourView> = s.client.get("/v1/gateway/neighbours").await?;
+            if let Some(name) = network {
+                must_exist(s, &name).await?;
+                all.retain(|n| n.network == name);
+            }
             if s.json {
                 return show::json(&all);
             }
@@ -262,14 +282,25 @@ pub(super) async fn run(s: &Session, command: Gateway) -> Done {
                 return Err(wrong(reason, "add --addresses or another option"));
             }
             let body = json!({"gateway": patch});
+            // Merged into nothing, they would turn on what wasn't asked for.
+            if set.host_uplink.is_none() && !set.host().is_empty() {
+                let now: NetworkView = s.client.get(&path(&set.network)).await?;
+                if now.config.gateway.is_none_or(|g| g.host_uplink.is_none()) {
+                    let reason = "it has no way out by sockets of the host".to_owned();
+                    return Err(wrong(reason, "add --host-uplink on"));
+                }
+            }
             let now = s
                 .client
                 .call("PATCH", &path(&set.network), Some(&body))
                 .await?;
             if s.json { show::json(&now) } else { Ok(()) }
         }
-        Gateway::Show => {
-            let networks: Vec<NetworkView> = s.client.get("/v1/networks").await?;
+        Gateway::Show { network } => {
+            let networks: Vec<NetworkView> = match network {
+                Some(name) => vec![s.client.get(&path(&name)).await?],
+                None => s.client.get("/v1/networks").await?,
+            };
             let with = networks.into_iter().filter(|n| n.config.gateway.is_some());
             let with: Vec<NetworkView> = with.collect();
             if s.json {
@@ -280,6 +311,13 @@ pub(super) async fn run(s: &Session, command: Gateway) -> Done {
             show::table(&head, rows, "no gateways")
         }
     }
+}
+
+/// Of a network that isn't there nothing would be shown, as of one that has nothing.
+async fn must_exist(s: &Session, network: &str) -> Done {
+    let path = format!("/v1/networks/{}", escape(network));
+    let _: NetworkView = s.client.get(&path).await?;
+    Ok(())
 }
 
 fn row(n: &NetworkView) -> Option<Vec<String>> {

@@ -1,6 +1,6 @@
 //! `vswitchctl network`.
 
-use super::options::{NetworkOptions, changes, patch};
+use super::options::{NetworkOptions, Unset, changes, patch};
 use super::{Done, Session, show};
 use crate::client::escape;
 use crate::plane::NetworkView;
@@ -30,6 +30,8 @@ pub(super) enum Network {
         /// Its name.
         name: String,
         #[command(flatten)]
+        unset: Unset,
+        #[command(flatten)]
         options: NetworkOptions,
     },
     /// Show networks.
@@ -47,8 +49,14 @@ pub(super) async fn run(s: &Session, command: Network) -> Done {
             let made = s.client.call("POST", &path(&name), Some(&body)).await?;
             if s.json { show::json(&made) } else { Ok(()) }
         }
-        Network::Set { name, options } => {
-            let body = changes("network", &name, patch(&options))?;
+        Network::Set {
+            name,
+            unset,
+            options,
+        } => {
+            let mut body = patch(&options);
+            unset.put(&mut body);
+            let body = changes("network", &name, body)?;
             let now = s.client.call("PATCH", &path(&name), Some(&body)).await?;
             if s.json { show::json(&now) } else { Ok(()) }
         }

@@ -213,6 +213,22 @@ pub(super) struct PortPlace {
     ring_kib: Option<u32>,
 }
 
+/// Fields that go back to their defaults.
+#[derive(Debug, Args)]
+pub(super) struct Unset {
+    /// Take fields back to their defaults, by name, such as egress_rate or mtu.
+    #[arg(long, value_delimiter = ',', value_name = "FIELD")]
+    unset: Vec<String>,
+}
+
+impl Unset {
+    /// Adds them to a patch.
+    pub(super) fn put(&self, body: &mut Map<String, Value>) {
+        let fields = self.unset.iter().map(|f| f.replace('-', "_"));
+        body.extend(fields.map(|f| (f, Value::Null)));
+    }
+}
+
 /// The patch of a `set`, which must change something.
 pub(super) fn changes(
     what: &str,

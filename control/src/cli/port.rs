@@ -1,6 +1,6 @@
 //! `vswitchctl port`.
 
-use super::options::{PortOptions, PortPlace, changes, patch};
+use super::options::{PortOptions, PortPlace, Unset, changes, patch};
 use super::{CtlError, Done, Session, show};
 use crate::client::{ClientError, escape};
 use crate::handover::{self, Handover};
@@ -40,9 +40,8 @@ pub(super) enum Port {
         /// Move it to this network.
         #[arg(long)]
         network: Option<String>,
-        /// Take fields back to their defaults, by name, such as egress_rate.
-        #[arg(long, value_delimiter = ',', value_name = "FIELD")]
-        unset: Vec<String>,
+        #[command(flatten)]
+        unset: Unset,
         #[command(flatten)]
         place: Box<PortPlace>,
         #[command(flatten)]
@@ -95,11 +94,7 @@ pub(super) async fn run(s: &Session, command: Port) -> Done {
             let mut body = patch(&*place);
             body.extend(options.patch());
             body.extend(network.map(|n| ("network".to_owned(), n.into())));
-            body.extend(
-                unset
-                    .into_iter()
-                    .map(|f| (f.replace('-', "_"), Value::Null)),
-            );
+            unset.put(&mut body);
             let body = changes("port", &name, body)?;
             let now = s.client.call("PATCH", &path(&name), Some(&body)).await?;
             if s.json { show::json(&now) } else { Ok(()) }

@@ -39,8 +39,8 @@ pub(super) enum Publish {
         /// Of the ports (all, if none are named) only those that the container listens on, looked for once a second.
         #[arg(long)]
         auto: bool,
-        /// TCP connections from the host's loopback go straight into the container's namespace, without crossing its network, while
-        /// there are no policies; takes that the daemon may enter it.
+        /// TCP connections from the host's loopback go straight into the container's namespace, without crossing its network, where
+        /// policy accepts them; takes that the daemon may enter it.
         #[arg(long)]
         splice: bool,
         /// The container's namespace, for these two: a path, a name under /run/netns, or pid:NUMBER [default: that of its port].

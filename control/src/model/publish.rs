@@ -74,8 +74,8 @@ pub struct PublishedPort {
     /// Of the ports, only those that the container listens on and the host doesn't, as it is found once a second.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub auto: bool,
-    /// TCP connections from the host's loopback go straight into the container's namespace, without crossing its network, while there are
-    /// no policies; takes that the daemon may enter it.
+    /// TCP connections from the host's loopback go straight into the container's namespace, without crossing its network, where
+    /// policy accepts them; takes that the daemon may enter it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub splice: bool,
     /// The container's network namespace, for these two: a path, a name under /run/netns, or `pid:NUMBER`. By default that of

@@ -137,18 +137,24 @@ impl Plane {
         if same && policy == self.policy {
             return Ok(());
         }
+        let judged = policy.is_some() && policy != self.policy;
         self.policy.clone_from(&policy);
-        if policy.is_some() {
-            // Nothing judges what was spliced.
-            self.host_ports.splicing.reset();
-        }
         let mut config = whole.to_gateway(|n| self.networks.get(n).copied());
         config.policy = policy;
         self.published = whole.publish;
         self.each(move |w| {
             let stage = &mut w.stage;
             stage.gateway.configure(&w.cx, &mut stage.bridge, &config);
-        })
+        })?;
+        match self.workers.first() {
+            Some(first) if judged => first
+                .call(|w| {
+                    let stage = &mut w.stage;
+                    stage.gateway.judge_spliced(&mut w.cx, &mut stage.bridge);
+                })
+                .map_err(dead),
+            _ => Ok(()),
+        }
     }
 
     /// The firewall: the one in force if nothing about it changes.

@@ -56,13 +56,6 @@ impl Splicing {
         Some(self.splicer.as_ref()?.path(to, open))
     }
 
-    /// Ends what is under way.
-    pub(super) fn reset(&self) {
-        if let Some(s) = &self.splicer {
-            s.reset();
-        }
-    }
-
     /// Ends the thread.
     pub(super) fn end(&mut self) {
         self.splicer = None;

@@ -47,6 +47,8 @@ pub(super) struct Host {
     counters: Arc<PortCounters>,
     /// Something was given to the backend since it was flushed.
     pub(super) given: bool,
+    /// Connections that go straight into containers are to be judged again.
+    pub(super) judges: bool,
 }
 
 /// Routes by it: all that no other leads to, and the host's loopback.
@@ -123,11 +125,9 @@ impl Gateway {
             merged.loopback |= other.loopback;
             merged.own_addresses.extend_from_slice(&other.own_addresses);
         }
-        let judged = self.policy.is_some();
         let outbound = outbound(config);
         if let Some(uplink) = &mut self.host.uplink {
             uplink.slirp.configure(merged, outbound);
-            uplink.slirp.allow_splices(!judged);
             return;
         }
         let seed = self.random();
@@ -146,7 +146,6 @@ impl Gateway {
         let counters = self.host.counters.clone();
         let mut slirp = Slirp::new(merged.clone(), self.host.watch.clone(), seed, counters);
         slirp.configure(merged, outbound);
-        slirp.allow_splices(!judged);
         self.host.uplink = Some(Box::new(Uplink { interface, slirp }));
     }
 
@@ -265,6 +264,13 @@ impl Gateway {
             cx.again();
         }
         cx.tick_by(uplink.slirp.next());
+        let straight = uplink.slirp.take_straight();
+        if !straight.is_empty() {
+            self.judge_straight(cx, bridge, straight);
+        }
+        let Some(uplink) = self.host.uplink.as_deref_mut() else {
+            return;
+        };
         let mut list = uplink.slirp.take();
         for out in list.drain(..) {
             match out {
@@ -282,6 +288,9 @@ impl Gateway {
     /// Timers of the backend.
     pub(super) fn tick_host(&mut self, cx: &mut Cx, bridge: &mut Bridge) -> Nanos {
         self.end_host_flows(cx.now);
+        if self.host.judges {
+            self.judge_spliced(cx, bridge);
+        }
         if let Some(uplink) = self.host.uplink.as_deref_mut()
             && uplink.slirp.next() <= cx.now
         {

@@ -71,8 +71,8 @@ impl Gateway {
         done
     }
 
-    /// Has connections from the host's loopback to some ports go straight into the container's namespace, or no longer. While there is
-    /// a policy they never do, as nothing would judge them.
+    /// Has connections from the host's loopback to some ports go straight into the container's namespace, or no longer. Each
+    /// is judged as it begins, and again when policy changes ([`super::straight`]).
     pub fn host_splice(&mut self, paths: Vec<(HostPort, Option<SplicePath>)>) {
         if let Some(uplink) = self.host.uplink.as_deref_mut() {
             for (port, path) in paths {

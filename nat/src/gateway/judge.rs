@@ -111,7 +111,7 @@ pub(super) fn tell(cx: &mut Cx, policy: &Compiled, decision: Decision, key: &Key
 
 impl Gateway {
     /// The port that the next hop of a way is at.
-    fn port_of(&mut self, cx: &mut Cx, bridge: &mut Bridge, way: Way) -> To {
+    pub(super) fn port_of(&mut self, cx: &mut Cx, bridge: &mut Bridge, way: Way) -> To {
         if way.network == super::host::HOST {
             return To::Known(None);
         }

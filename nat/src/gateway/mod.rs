@@ -35,6 +35,7 @@ mod screen;
 mod services;
 mod show;
 mod split;
+mod straight;
 
 pub use flows::SnatConfig;
 pub use inbound::HostListener;

@@ -5,6 +5,7 @@
 //! reached, or when it doesn't answer at all.
 
 use super::listen::TCP;
+use super::spliced::Spliced;
 use super::tcp::{self, Mirror};
 use super::{Flow, Key, Slirp};
 use crate::icmp_error::{ErrorKind as IcmpKind, QuotedError};
@@ -38,7 +39,70 @@ fn is_its_own(e: &io::Error) -> bool {
     )
 }
 
+/// A connection that may go straight into a container's namespace, once it is judged.
+#[derive(Debug)]
+pub(crate) struct Straight {
+    by: u32,
+    fd: OwnedFd,
+    to: SocketAddr,
+    /// Ours and the client's.
+    ends: (SocketAddr, SocketAddr),
+}
+
+impl Straight {
+    /// Where it comes from, and where it would go.
+    pub(crate) fn ends(&self) -> (SocketAddr, SocketAddr) {
+        (self.ends.1, self.to)
+    }
+}
+
+/// How a connection may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fit {
+    /// Straight.
+    Straight,
+    /// By the network, where it is judged as all others are.
+    Network,
+    /// Not at all.
+    Nowhere,
+}
+
 impl Slirp {
+    /// Those that wait for their judgement.
+    pub(crate) fn take_straight(&mut self) -> Vec<Straight> {
+        std::mem::take(&mut self.straight)
+    }
+
+    /// One is judged. True if it goes by the network, with the next flush.
+    pub(crate) fn go(&mut self, now: Nanos, s: Straight, how: Fit) -> bool {
+        let Some(l) = self.listeners.get(s.by) else {
+            return false;
+        };
+        let mut fd = s.fd;
+        match (how, &l.splice) {
+            (Fit::Nowhere, _) => {
+                l.counters.failed.add(1);
+                vswitch_core::sys::splice::abort(&fd);
+                return false;
+            }
+            (Fit::Straight, Some(path)) => match path.hand_over(fd, s.ends.1, &l.counters) {
+                Ok(()) => {
+                    l.counters.spliced.add(1);
+                    return false;
+                }
+                Err(back) => fd = back,
+            },
+            _ => {}
+        }
+        self.accepted(now, s.by, fd, s.ends);
+        true
+    }
+
+    /// The connections that have gone straight.
+    pub(crate) fn spliced(&self) -> Option<Spliced> {
+        self.spliced.clone()
+    }
+
     /// Accepts what waits at a listening socket, as far as there is room; true if there may be more.
     pub(super) fn accept(&mut self, now: Nanos, i: u32) -> bool {
         for _ in 0..ACCEPTS {
@@ -51,26 +115,22 @@ impl Slirp {
                 return false;
             }
             match listen::accept(&l.fd) {
-                Ok((mut fd, peer)) => {
+                Ok((fd, peer)) => {
                     l.counters.accepted.add(1);
-                    if let Some(path) = &l.splice
-                        && self.splices
-                        && peer.ip().is_loopback()
-                    {
-                        match path.hand_over(fd, &l.counters) {
-                            Ok(()) => {
-                                l.counters.spliced.add(1);
-                                continue;
-                            }
-                            Err(back) => fd = back,
-                        }
-                    }
                     let own = match l.port.at {
                         at if at.ip().is_unspecified() => sock::local(&fd),
                         at => Ok(at),
                     };
-                    if let Ok(own) = own {
-                        self.accepted(now, i, fd, (plain(own), plain(peer)));
+                    let Ok(own) = own else { continue };
+                    let ends = (plain(own), plain(peer));
+                    match &l.splice {
+                        Some(path) if peer.ip().is_loopback() => self.straight.push(Straight {
+                            by: i,
+                            to: path.to(),
+                            fd,
+                            ends,
+                        }),
+                        _ => self.accepted(now, i, fd, ends),
                     }
                 }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return false,
@@ -134,7 +194,7 @@ impl Slirp {
         }
     }
 
-    /// Whether a packet is an ICMP error from inside about a flow of ours. One that was to begin, ends.
+    /// Whether a packet is an ICMP error from inside about a flow of ours. One that was to begin, ends, and so does a client's of datagrams.
     pub(super) fn is_told(&mut self, e: &Entry) -> bool {
         let Ok(error) = QuotedError::parse(&e.frame, &e.meta) else {
             return false;
@@ -148,11 +208,20 @@ impl Slirp {
         let Some(i) = self.table.find(&key) else {
             return false;
         };
-        if let Some(Flow::Tcp(t)) = self.table.get(i).map(|s| &s.flow)
-            && t.0.is_opening()
-            && matches!(error.kind, IcmpKind::Unreachable(_))
-        {
-            self.close(i, true);
+        if !matches!(error.kind, IcmpKind::Unreachable(_)) {
+            return true;
+        }
+        match self.table.get(i).map(|s| &s.flow) {
+            Some(Flow::Tcp(t)) if t.0.is_opening() => self.close(i, true),
+            // No socket sends an ICMP error, and a raw one takes a privilege: the client isn't told, but it is counted.
+            Some(Flow::Served(s)) => {
+                let by = s.listener;
+                if let Some(l) = self.listeners.get(by) {
+                    l.counters.failed.add(1);
+                }
+                self.close(i, false);
+            }
+            _ => {}
         }
         true
     }

@@ -100,7 +100,6 @@ impl Travel {
     pub(super) fn of(e: &Entry, pieced: bool) -> Travel {
         let (head, l3) = (e.frame.head(), usize::from(e.meta.l3_off));
         let v4 = e.meta.l3 == L3::V4;
-        let ttl = ttl_of(e);
         let len = match (e.frame.vnet.gso, e.frame.vnet.gso_size) {
             (GsoType::None, _) => e.frame.len().saturating_sub(l3),
             (_, size) => usize::from(size) + usize::from(e.meta.l4_off).saturating_sub(l3) + 8,
@@ -114,7 +113,7 @@ impl Travel {
             _ => Cut::Never,
         };
         Travel {
-            ttl: (ttl < LOW_TTL).then_some(ttl),
+            ttl: low_ttl(e),
             cut,
         }
     }
@@ -129,6 +128,11 @@ impl Travel {
         }
         *is = self;
     }
+}
+
+/// That of a packet, if it is so low that somebody traces a route.
+pub(super) fn low_ttl(e: &Entry) -> Option<u8> {
+    Some(ttl_of(e)).filter(|ttl| *ttl < LOW_TTL)
 }
 
 /// TTL or hop limit of a packet.

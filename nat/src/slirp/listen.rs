@@ -183,14 +183,12 @@ impl Slirp {
     /// Has connections from the host's loopback take a way of their own, or no longer.
     pub(crate) fn set_splice(&mut self, port: HostPort, path: Option<SplicePath>) {
         let i = self.listeners.index.get(&port).copied();
+        if let Some(path) = &path {
+            self.spliced = Some(path.spliced());
+        }
         if let Some(l) = i.and_then(|i| self.listeners.get(i)) {
             l.splice = path;
         }
-    }
-
-    /// Whether they may: nothing judges what goes there.
-    pub(crate) fn allow_splices(&mut self, allowed: bool) {
-        self.splices = allowed;
     }
 
     /// Closes a listening socket. Its connections go on; datagrams have lost their way.

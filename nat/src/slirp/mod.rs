@@ -19,18 +19,21 @@ mod accept;
 mod errors;
 mod listen;
 mod moved;
+mod orphans;
 mod outbound;
 mod outgoing;
 mod packet;
 mod ping;
 mod served;
 mod splice;
+mod spliced;
 mod stream;
 mod table;
 pub mod tcp;
 mod udp;
 mod whole;
 
+pub(crate) use accept::{Fit, Straight};
 pub use listen::{HostPort, HostPortCounters};
 pub use moved::HostAddresses;
 pub(crate) use outbound::{Outbound, own_address};
@@ -116,8 +119,9 @@ pub(crate) struct Slirp {
     watch: Option<Watch>,
     table: Table<Flow>,
     listeners: listen::Listeners,
-    /// Connections from the host's loopback may go straight inside.
-    splices: bool,
+    /// Connections from the host's loopback that may go straight inside, once they are judged; and those that have.
+    straight: Vec<accept::Straight>,
+    spliced: Option<spliced::Spliced>,
     dirty: VecDeque<u32>,
     out: Vec<Out>,
     frames: Vec<Frame>,
@@ -127,6 +131,7 @@ pub(crate) struct Slirp {
     incomplete: whole::Incomplete,
     /// The host's network has changed.
     moved: Option<moved::Moved>,
+    orphans: orphans::Orphans,
     /// Datagrams that wait for the end of their batch, and where those that come are put.
     outgoing: Vec<outgoing::Datagram>,
     inbox: Inbox,
@@ -168,13 +173,15 @@ impl Slirp {
             watch,
             table: Table::new(sock::descriptors()),
             listeners: listen::Listeners::default(),
-            splices: false,
+            straight: Vec::new(),
+            spliced: None,
             dirty: VecDeque::new(),
             out: Vec::new(),
             frames: Vec::new(),
             held: 0,
             incomplete: whole::Incomplete::default(),
             moved: None,
+            orphans: orphans::Orphans::default(),
             outgoing: Vec::new(),
             inbox: Inbox::default(),
             counters,
@@ -273,8 +280,8 @@ impl Slirp {
         }
     }
 
-    /// Opens a socket, with room made for it.
-    fn open(&mut self, now: Nanos, kind: Kind, key: Key) -> io::Result<OwnedFd> {
+    /// Opens a socket, with room made for it. `ttl`: that of what begins the flow, if it is to be the socket's.
+    fn open(&mut self, now: Nanos, kind: Kind, key: Key, ttl: Option<u8>) -> io::Result<OwnedFd> {
         if self.table.is_full() && !self.make_room(now) {
             return Err(io::Error::from_raw_os_error(sock::TOO_MANY));
         }
@@ -282,9 +289,9 @@ impl Slirp {
         if self.config.own_addresses.contains(&key.outside.ip()) {
             key.outside.set_ip(self.outbound.own_address(&key)?);
         }
-        match self.outbound.open(kind, key) {
+        match self.outbound.open(kind, key, ttl) {
             Err(e) if e.raw_os_error() == Some(sock::TOO_MANY) && self.make_room(now) => {
-                self.outbound.open(kind, key)
+                self.outbound.open(kind, key, ttl)
             }
             r => r,
         }
@@ -348,6 +355,7 @@ impl Slirp {
                 mirror.reset(host, &mut self.frames);
             }
         }
+        self.orphans.forget(i);
         self.listeners.settled(i, false);
         // Closing the descriptor ends its being watched.
     }
@@ -442,6 +450,7 @@ impl Slirp {
 
     /// Timers of the flows; when the next is due.
     pub(crate) fn tick(&mut self, now: Nanos) -> Nanos {
+        self.end_orphans(now, sock::is_own);
         while let Some(i) = self.table.expired(now, Flow::due) {
             let Some(slot) = self.table.get(i) else {
                 continue;
@@ -452,12 +461,12 @@ impl Slirp {
                 self.settle(i, fate);
             }
         }
-        self.table.next()
+        self.next()
     }
 
     /// When the next timer is due.
     pub(crate) fn next(&self) -> Nanos {
-        self.table.next()
+        self.table.next().min(self.orphans.next())
     }
 
     /// What is to be sent to containers.

@@ -3,7 +3,7 @@
 //! # Theory of operation
 //!
 //! A socket keeps the address it was bound to by connecting. A connection that is established lives on, if the address does or comes
-//! back, and is left to the host's kernel. What would be bound to another address now may not hear answers any more: a datagram flow
+//! back, and is left to the host's kernel, for a while ([`super::orphans`]). What would be bound to another address now may not hear answers any more: a datagram flow
 //! is forgotten, so that its next datagram opens a new socket; a connection that has no answer yet is begun anew. But an address that
 //! the interface still has beside the one that is preferred now, as with temporary addresses of IPv6, is as good as before. What no
 //! route leads to at the moment is left alone too. All flows are looked at, some in each turn.
@@ -31,6 +31,11 @@ pub(super) struct Moved {
 }
 
 impl Moved {
+    /// Whether an interface has the address; nobody knows if none has any.
+    fn has(&self, own: IpAddr) -> bool {
+        self.addresses.is_empty() || self.addresses.iter().any(|(a, _)| *a == own)
+    }
+
     /// Whether a flow that is bound to `own` has to be bound to `now` instead.
     fn must_move(&self, own: IpAddr, now: IpAddr) -> bool {
         let has = |a: IpAddr| self.addresses.iter().filter(move |(b, _)| *b == a);
@@ -81,8 +86,13 @@ impl Slirp {
             slot.key,
             match &slot.flow {
                 Flow::Tcp(t) if t.0.is_connecting() => t.1.as_fd(),
+                Flow::Tcp(_) => {
+                    let has = |own| moved.has(own);
+                    self.note_orphan(now, i, has);
+                    return true;
+                }
                 // Who came to a published port has chosen its address.
-                Flow::Tcp(_) | Flow::Served(_) => return false,
+                Flow::Served(_) => return false,
                 Flow::Udp(u) => u.as_fd(),
                 Flow::Ping(p) => p.as_fd(),
             },
@@ -102,7 +112,7 @@ impl Slirp {
 
     fn begin_anew(&mut self, now: Nanos, i: u32, key: Key) {
         // What can't be opened now stays, and fails by itself.
-        let Ok(fd) = self.open(now, Kind::Tcp, key) else {
+        let Ok(fd) = self.open(now, Kind::Tcp, key, None) else {
             return;
         };
         let host = tcp::Host::new(fd);

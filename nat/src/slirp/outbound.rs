@@ -51,9 +51,9 @@ impl Outbound {
         found.ok_or_else(|| io::ErrorKind::NetworkUnreachable.into())
     }
 
-    /// Opens the socket of a flow.
-    pub(super) fn open(&self, kind: Kind, key: Key) -> io::Result<OwnedFd> {
-        sock::open(kind, key.outside, self.of(key.inside.ip()))
+    /// Opens the socket of a flow, which sends with this TTL if one is given.
+    pub(super) fn open(&self, kind: Kind, key: Key, ttl: Option<u8>) -> io::Result<OwnedFd> {
+        sock::open_with(kind, key.outside, self.of(key.inside.ip()), ttl)
     }
 }
 

@@ -59,7 +59,7 @@ impl Slirp {
         let i = match self.table.find(&key) {
             Some(i) => i,
             None => {
-                let fd = match self.open(now, Kind::Ping, key) {
+                let fd = match self.open(now, Kind::Ping, key, None) {
                     Ok(fd) => fd,
                     // That we may have no such socket is nothing the way there says.
                     Err(e) if e.kind() == ErrorKind::PermissionDenied => {

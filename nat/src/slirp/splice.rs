@@ -6,11 +6,15 @@
 //! done on a thread of its own, which may be in the kernel for as long as a copy takes. Connections are handed to it as
 //! they are accepted ([`SplicePath::hand_over`]); how a socket is opened inside is the affair of who made the path.
 //!
+//! Who made a path can have connections judged again: all that are under way are known by their ends ([`Spliced::all`]), and those that
+//! may not be any more are ended by their numbers.
+//!
 //! A pipe is lent to a direction while something is in it, so idle connections have none. A direction that has ended is shut at
 //! the other side; if anything fails, both sides are reset. There are so many connections at most; those beyond take the way
 //! through the network.
 
 use super::listen::HostPortCounters;
+use super::spliced::{Shared, Spliced};
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
@@ -20,7 +24,7 @@ use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use vswitch_core::sys::sock;
@@ -39,18 +43,11 @@ const WAKE: Token = Token(usize::MAX);
 pub type Open = dyn Fn(&[SocketAddr]) -> Vec<io::Result<OwnedFd>> + Send + Sync;
 
 struct Job {
+    id: u64,
     client: OwnedFd,
     to: SocketAddr,
     open: Arc<Open>,
     counters: Arc<HostPortCounters>,
-}
-
-#[derive(Debug, Default)]
-struct Shared {
-    live: AtomicUsize,
-    /// All that is under way is to end; so is the thread.
-    reset: AtomicBool,
-    stop: AtomicBool,
 }
 
 /// The way into a container for the connections of a published port.
@@ -59,8 +56,7 @@ pub struct SplicePath {
     to: SocketAddr,
     open: Arc<Open>,
     jobs: Sender<Job>,
-    waker: Arc<Waker>,
-    shared: Arc<Shared>,
+    spliced: Spliced,
 }
 
 impl fmt::Debug for SplicePath {
@@ -70,28 +66,47 @@ impl fmt::Debug for SplicePath {
 }
 
 impl SplicePath {
+    /// Where it leads.
+    pub(super) fn to(&self) -> SocketAddr {
+        self.to
+    }
+
+    pub(super) fn spliced(&self) -> Spliced {
+        self.spliced.clone()
+    }
+
     /// Hands a connection over; gives it back if there are too many.
     pub(super) fn hand_over(
         &self,
         client: OwnedFd,
+        peer: SocketAddr,
         counters: &Arc<HostPortCounters>,
     ) -> Result<(), OwnedFd> {
-        if self.shared.live.load(Relaxed) >= MOST {
+        let shared = &self.spliced.shared;
+        if shared.live.load(Relaxed) >= MOST {
             return Err(client);
         }
+        let id = {
+            let mut known = shared.known();
+            known.next += 1;
+            let id = known.next;
+            known.ends.insert(id, (peer, self.to));
+            id
+        };
         let job = Job {
+            id,
             client,
             to: self.to,
             open: self.open.clone(),
             counters: counters.clone(),
         };
-        self.shared.live.fetch_add(1, Relaxed);
+        shared.live.fetch_add(1, Relaxed);
         self.jobs.try_send(job).map_err(|e| {
-            self.shared.live.fetch_sub(1, Relaxed);
+            shared.gone(id);
             e.into_inner().client
         })?;
         // It fails only when the thread has ended, which closes what was handed over.
-        let _ = self.waker.wake();
+        let _ = self.spliced.waker.wake();
         Ok(())
     }
 }
@@ -139,8 +154,10 @@ impl Splicer {
             to,
             open,
             jobs: self.jobs.clone(),
-            waker: self.waker.clone(),
-            shared: self.shared.clone(),
+            spliced: Spliced {
+                waker: self.waker.clone(),
+                shared: self.shared.clone(),
+            },
         }
     }
 
@@ -176,6 +193,7 @@ struct Way {
 /// A connection: the client's end and the one inside.
 #[derive(Debug)]
 struct Pair {
+    id: u64,
     ends: [OwnedFd; 2],
     ways: [Way; 2],
     connected: bool,
@@ -290,6 +308,7 @@ impl Relay {
                     e.is_writable() || error,
                 );
             }
+            self.end_those_over();
             self.take_jobs();
             self.serve();
         }
@@ -346,19 +365,36 @@ impl Relay {
             for job in jobs {
                 match opened.next() {
                     Some(Ok(inside)) => self.enter(job, inside),
-                    _ => self.refuse(&job.client, &job.counters),
+                    _ => self.refuse(job.id, &job.client, &job.counters),
                 }
             }
         }
     }
 
-    fn refuse(&self, client: &OwnedFd, counters: &HostPortCounters) {
+    fn refuse(&self, id: u64, client: &OwnedFd, counters: &HostPortCounters) {
         counters.unreached.add(1);
         abort(client);
-        self.shared.live.fetch_sub(1, Relaxed);
+        self.shared.gone(id);
+    }
+
+    /// Ends what may not be any more. What waits yet is found out when it is taken up.
+    fn end_those_over(&mut self) {
+        let over = std::mem::take(&mut self.shared.known().over);
+        if over.is_empty() {
+            return;
+        }
+        for i in 0..self.pairs.len() {
+            let pair = self.pairs.get(i).and_then(Option::as_ref);
+            if pair.is_some_and(|p| over.contains(&p.id)) {
+                self.end(i, true);
+            }
+        }
     }
 
     fn enter(&mut self, job: Job, inside: OwnedFd) {
+        if !self.shared.known().ends.contains_key(&job.id) {
+            return self.refuse(job.id, &job.client, &job.counters);
+        }
         let i = self.free.pop().unwrap_or_else(|| {
             self.pairs.push(None);
             self.pairs.len() - 1
@@ -374,11 +410,12 @@ impl Relay {
             {
                 self.free.push(i);
                 let [client, _] = &ends;
-                return self.refuse(client, &job.counters);
+                return self.refuse(job.id, client, &job.counters);
             }
         }
         if let Some(place) = self.pairs.get_mut(i) {
             *place = Some(Pair {
+                id: job.id,
                 ends,
                 ways: Default::default(),
                 connected: false,
@@ -418,7 +455,7 @@ impl Relay {
             pair.counters.unreached.add(u64::from(!pair.connected));
         }
         self.free.push(i);
-        self.shared.live.fetch_sub(1, Relaxed);
+        self.shared.gone(pair.id);
     }
 
     fn end_all(&mut self) {
@@ -446,7 +483,10 @@ mod tests {
         let stream = TcpStream::connect(sock::local(&fd).unwrap()).unwrap();
         let (accepted, _) = listen::accept(&fd).unwrap();
         let path = splicer.path(to, open);
-        path.hand_over(accepted, counters).unwrap();
+        let peer = stream.local_addr().unwrap();
+        path.hand_over(accepted, peer, counters).unwrap();
+        let known = path.spliced().all();
+        assert!(known.iter().any(|(_, a, b)| (*a, *b) == (peer, to)));
         stream
     }
 
@@ -487,6 +527,24 @@ mod tests {
         let (mut far, _) = listener.accept().unwrap();
         far.write_all(b"x").unwrap();
         assert_eq!(c.read(&mut [0; 9]).unwrap(), 1);
+        let spliced = Spliced {
+            waker: splicer.waker.clone(),
+            shared: splicer.shared.clone(),
+        };
+        // One that is over, and then all.
+        let mut other = client(&splicer, to, &counters);
+        let own = other.local_addr().unwrap();
+        let (mut there, _) = listener.accept().unwrap();
+        there.write_all(b"x").unwrap();
+        assert_eq!(other.read(&mut [0; 9]).unwrap(), 1);
+        let all = spliced.all();
+        let (id, _, _) = all.iter().find(|(_, a, _)| *a == own).unwrap();
+        spliced.end(*id);
+        assert_eq!(
+            other.read(&mut [0; 9]).unwrap_err().kind(),
+            ErrorKind::ConnectionReset
+        );
+        assert_eq!(spliced.all().len(), 1);
         splicer.reset();
         assert_eq!(
             c.read(&mut [0; 9]).unwrap_err().kind(),

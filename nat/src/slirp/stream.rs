@@ -17,7 +17,7 @@ impl Slirp {
     pub(super) fn tcp(&mut self, now: Nanos, key: Key, e: &mut Entry) -> Result<(), DropReason> {
         let s = Segment::read(&e.frame, &e.meta).ok_or(DropReason::BadPacket)?;
         let Some(i) = self.table.find(&key) else {
-            return self.tcp_new(now, key, &s);
+            return self.tcp_new(now, key, &s, errors::low_ttl(e));
         };
         let Some(slot) = self.table.get(i) else {
             return Ok(());
@@ -41,7 +41,14 @@ impl Slirp {
         Ok(())
     }
 
-    fn tcp_new(&mut self, now: Nanos, key: Key, s: &Segment<'_>) -> Result<(), DropReason> {
+    /// `ttl`: that of the segment, if somebody traces a route by it.
+    fn tcp_new(
+        &mut self,
+        now: Nanos,
+        key: Key,
+        s: &Segment<'_>,
+        ttl: Option<u8>,
+    ) -> Result<(), DropReason> {
         if s.has(RST) {
             return Ok(());
         }
@@ -53,7 +60,7 @@ impl Slirp {
         }
         let iss = self.random();
         let mirror = Mirror::new(key.inside, key.outside, s, iss);
-        match self.open(now, Kind::Tcp, key) {
+        match self.open(now, Kind::Tcp, key, ttl) {
             Ok(fd) => {
                 let host = tcp::Host::new(fd);
                 let flow = Flow::Tcp(Box::new((mirror, host)));

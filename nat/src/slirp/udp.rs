@@ -65,7 +65,7 @@ impl Slirp {
     }
 
     fn udp_new(&mut self, now: Nanos, key: Key) -> Result<u32, DropReason> {
-        match self.open(now, Kind::Udp, key) {
+        match self.open(now, Kind::Udp, key, None) {
             Ok(fd) => {
                 let udp = Udp::new(fd, self.random() as u16);
                 self.enter(now, key, Flow::Udp(udp))?;

@@ -7,7 +7,7 @@ use super::datagram::joined;
 use super::sock::{Kind, of_family};
 use nix::cmsg_space;
 use nix::sys::socket::sockopt::{
-    Ipv4PacketInfo, Ipv6RecvPacketInfo, KeepAlive, ReuseAddr, TcpNoDelay,
+    Ipv4PacketInfo, Ipv6RecvPacketInfo, KeepAlive, OobInline, ReuseAddr, TcpNoDelay,
 };
 use nix::sys::socket::{
     Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockaddrStorage, accept4,
@@ -66,6 +66,8 @@ pub fn accept(fd: impl AsFd) -> io::Result<(OwnedFd, SocketAddr)> {
     let fd = accept4(fd.as_fd(), flags)?;
     let _ = setsockopt(&fd, TcpNoDelay, &true);
     let _ = setsockopt(&fd, KeepAlive, &true);
+    // Urgent data in its place, as at those that we connect.
+    let _ = setsockopt(&fd, OobInline, &true);
     let peer: SockaddrStorage = getpeername(fd.as_raw_fd())?;
     let peer = address(&peer).ok_or(io::ErrorKind::InvalidData)?;
     Ok((fd, peer))

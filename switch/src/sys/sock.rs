@@ -3,7 +3,7 @@
 //! Nothing here blocks. Payload is peeked at an offset that the kernel keeps (SO_PEEK_OFF, for TCP from Linux 6.9 on) and
 //! discarded when the container has it; an older kernel copies what was peeked before into a buffer of ours once more.
 
-use super::datagram::tell_errors;
+use super::datagram::{set_ttl, tell_errors};
 use super::source::Source;
 use nix::errno::Errno;
 use nix::sys::socket::sockopt::{
@@ -39,7 +39,20 @@ pub enum Kind {
 /// Opens a socket that begins to connect to `to`, from `from` if that is given. Errors: as [`Source::bind`], socket(2) and connect(2),
 /// but for EINPROGRESS.
 pub fn open(kind: Kind, to: SocketAddr, from: Option<&Source>) -> io::Result<OwnedFd> {
+    open_with(kind, to, from, None)
+}
+
+/// The same; what it sends has this TTL or hop limit, its SYN too, unless that is the host's own affair.
+pub fn open_with(
+    kind: Kind,
+    to: SocketAddr,
+    from: Option<&Source>,
+    ttl: Option<u8>,
+) -> io::Result<OwnedFd> {
     let fd = of_family(kind, to)?;
+    if ttl.is_some() {
+        set_ttl(&fd, to.is_ipv6(), ttl)?;
+    }
     match kind {
         Kind::Tcp => {
             setsockopt(&fd, TcpNoDelay, &true)?;
@@ -119,6 +132,15 @@ pub fn local(fd: impl AsFd) -> io::Result<SocketAddr> {
     let v4 = s.as_sockaddr_in().map(|a| (a.ip(), a.port()).into());
     v4.or_else(|| s.as_sockaddr_in6().map(|a| (a.ip(), a.port()).into()))
         .ok_or_else(|| io::Error::from_raw_os_error(libc::EAFNOSUPPORT))
+}
+
+/// Whether the host has the address; also if the kernel can't be asked.
+#[must_use]
+pub fn is_own(ip: std::net::IpAddr) -> bool {
+    let at = SocketAddr::new(ip, 0);
+    let bound = of_family(Kind::Udp, at)
+        .map(|fd| nix::sys::socket::bind(fd.as_raw_fd(), &SockaddrStorage::from(at)));
+    !matches!(bound, Ok(Err(Errno::EADDRNOTAVAIL)))
 }
 
 /// Sends; returns how many bytes the kernel took. Errors: EAGAIN, EPIPE, ECONNRESET and others of send(2).

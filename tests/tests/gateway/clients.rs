@@ -123,9 +123,26 @@ fn clients_get_the_addresses_that_are_theirs() {
             "web",
         ),
         (&["--dns-service", "_http._tcp.web=80"], "--dns-record"),
+        (&["--host-loopback", "off"], "--host-uplink on"),
+        (&["--outbound-interface", "none"], "--host-uplink on"),
     ] {
         let refused = d.ctl_fails(&[&["gateway", "set", "lan"][..], options].concat());
         assert!(refused.contains(told), "{options:?}: {refused}");
+    }
+    let mtu = || d.ctl_json(&["gateway", "show", "lan"])[0]["config"]["gateway"]["mtu"].clone();
+    d.ctl(&["gateway", "set", "lan", "--mtu", "1400"]);
+    assert_eq!(mtu(), 1400);
+    d.ctl(&["gateway", "set", "lan", "--unset", "mtu,dhcp"]);
+    assert_eq!(mtu(), 1500);
+    for (what, wrong) in [("gateway", "mtuu"), ("network", "agein")] {
+        let refused = d.ctl_fails(&[what, "set", "lan", "--unset", wrong]);
+        assert!(refused.contains(wrong), "{refused}");
+    }
+    d.ctl(&["network", "set", "lan", "--unset", "ageing"]);
+    for what in ["show", "leases", "neighbours"] {
+        d.ctl(&["gateway", what, "lan"]);
+        let refused = d.ctl_fails(&["gateway", what, "lam"]);
+        assert!(refused.contains("`lam`"), "{what}: {refused}");
     }
     d.assert_ledger();
 }
@@ -243,7 +260,11 @@ fn leases_are_told_as_they_come_and_go() {
         lines = events.output();
         lines.contains("bound")
     });
-    let lease = d.ctl_json(&["gateway", "leases"])[0].clone();
+    let lease = d.ctl_json(&["gateway", "leases", "lan"])[0].clone();
+    assert_eq!(
+        d.ctl_json(&["gateway", "leases", "wan"]),
+        serde_json::json!([])
+    );
     let address = lease["address"].as_str().expect("an address").to_owned();
     let first: serde_json::Value =
         serde_json::from_str(lines.lines().next().expect("a line")).expect("JSON");

@@ -172,11 +172,12 @@ fn routes_are_traced_through_the_host() {
             a,
             outside: _router,
         },
-        _far,
+        far,
     ) = routed(&lab, 1500);
+    let _server = serve(&far, "serve", "80");
     for (i, to) in BEYOND.into_iter().enumerate() {
         let own = ["192.0.2.1", "2001:db8:1::1"][i];
-        for how in ["-U", "-I"] {
+        for how in ["-U", "-I", "-T"] {
             let said = a.ok(&["traceroute", "-n", "-q", "2", "-w", "3", how, to]);
             let hops: Vec<&str> = said
                 .lines()

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::time::Duration;
-use vswitch_tests::{Background, Node, tap_lab};
+use vswitch_tests::{Background, Node, tap_lab, wait_until};
 
 use crate::rig::{FAR, site};
 
@@ -84,6 +84,20 @@ fn curl_wget_and_git_fetch_what_is_there() {
             &format!("{outside_dir}/repo/numbers"),
         ]);
         s.a.ok(&["rm", "-rf", &to]);
+        // What was begun is gone on with: a server that knows ranges.
+        let at = format!("{host}:8001");
+        let argv = ["busybox", "httpd", "-f", "-p", &at, "-h", outside_dir];
+        let _ranges = s.outside.spawn(&argv);
+        let ready = ["sh", "-c", "ss -Hltn 'sport = :8001' | grep -q ."];
+        wait_until("the server to listen", || s.outside.run(&ready).success());
+        let begin = format!("head -c 12345678 {} >{}", file.display(), got.display());
+        s.a.ok(&["sh", "-c", &begin]);
+        let url = format!("http://{at}/file");
+        let resume = ["wget", "--continue", "-P", inside_dir, &url];
+        let said = s.a.run_for(&resume, Duration::from_secs(60));
+        assert!(said.success(), "{said}");
+        assert!(said.stderr.contains("206 Partial Content"), "{said}");
+        assert_eq!(sum(&s.a, &got), sum(&s.outside, &file), "resumed");
     }
     s.d.assert_ledger();
 }

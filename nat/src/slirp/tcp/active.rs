@@ -77,7 +77,8 @@ impl Mirror {
         self.peer_scale = s.scale.unwrap_or(0);
         self.sacks = s.sack;
         self.rcv_next = s.seq.wrapping_add(1);
-        self.rcv_edge = self.rcv_next.wrapping_add(self.room);
+        self.rcv_told = self.rcv_next;
+        self.promise(self.rcv_next.wrapping_add(self.room));
         // The window was told without a scale: all of it is told with the acknowledgement.
         self.room = u32::MAX;
         if self.backoff == 0 {

@@ -64,7 +64,8 @@ impl Mirror {
         };
         let (seq, fin) = (s.seq, s.has(FIN));
         let end = seq.wrapping_add(s.len()).wrapping_add(u32::from(fin));
-        let wanted = before(self.rcv_next, end) && before(seq, self.rcv_edge);
+        // An acknowledgement from behind something lost has nothing to be taken.
+        let wanted = seq != end && before(self.rcv_next, end) && before(seq, self.rcv_edge);
         if !wanted || s.flags & (super::RST | super::SYN) != 0 {
             return;
         }

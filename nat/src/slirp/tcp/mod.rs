@@ -109,9 +109,10 @@ pub struct Mirror {
     inside: SocketAddr,
     outside: SocketAddr,
     phase: Phase,
-    /// Expected next, and the right edge of the window told.
+    /// Expected next, the right edge of the window told, and the furthest ever told.
     rcv_next: u32,
     rcv_edge: u32,
+    rcv_told: u32,
     /// Room of the host socket when it was last looked at.
     room: u32,
     /// Whether windows are scaled, and how the container's are.
@@ -177,6 +178,7 @@ impl Mirror {
             phase: Phase::Connecting,
             rcv_next: next,
             rcv_edge: next,
+            rcv_told: next,
             room: 0,
             scales: syn.scale.is_some(),
             peer_scale: syn.scale.unwrap_or(0),
@@ -266,6 +268,14 @@ impl Mirror {
         Fate::Lives
     }
 
+    /// The right edge of the window that is told from now on.
+    fn promise(&mut self, edge: u32) {
+        self.rcv_edge = edge;
+        if before(self.rcv_told, edge) {
+            self.rcv_told = edge;
+        }
+    }
+
     /// Bytes of the window told that haven't come.
     fn left(&self) -> u32 {
         let left = self.rcv_edge.wrapping_sub(self.rcv_next);
@@ -293,7 +303,8 @@ impl Mirror {
             .wrapping_add(u32::from(s.has(FIN)));
         let is_old = before(s.seq, self.rcv_next);
         let is_ahead = before(self.rcv_next, s.seq);
-        let outside_window = is_ahead && !before(s.seq, self.rcv_edge);
+        // At its very edge is where an acknowledgement comes from once the window is used up, and the window may have shrunk since.
+        let outside_window = is_ahead && before(self.rcv_told, s.seq);
         if s.has(RST) {
             // RFC 5961 3.2.
             if s.seq == self.rcv_next || self.phase == Phase::Connecting {
@@ -498,7 +509,7 @@ impl Mirror {
     }
 
     /// The stream is gone: resets the container's end too.
-    pub(crate) fn reset(&mut self, io: &mut impl Stream, out: &mut Vec<Frame>) -> Fate {
+    pub fn reset(&mut self, io: &mut impl Stream, out: &mut Vec<Frame>) -> Fate {
         io.abort();
         if self.phase == Phase::Connecting {
             out.extend(self.refusal());

@@ -232,7 +232,7 @@ impl Mirror {
             self.room = room;
             // What was promised stays so, unless it was in vain.
             if self.refused || self.left() < room && self.held() == 0 {
-                self.rcv_edge = self.rcv_next.wrapping_add(room);
+                self.promise(self.rcv_next.wrapping_add(room));
             }
         }
         (self.left() >> scale).min(0xffff) as u16
@@ -253,7 +253,8 @@ impl Mirror {
 
     fn syn_ack(&mut self, io: &mut impl Stream) -> Option<Frame> {
         let room = (io.room() as u32).min(65_535);
-        (self.room, self.rcv_edge) = (room, self.rcv_next.wrapping_add(room));
+        self.room = room;
+        self.promise(self.rcv_next.wrapping_add(room));
         let seq = self.next.wrapping_sub(1);
         let mut header = self.header(SYN | ACK, seq, self.rcv_next, room as u16);
         header.says = Says::Syn(MSS, self.scales.then_some(SCALE), self.sacks);
@@ -262,7 +263,7 @@ impl Mirror {
 
     /// Whether something waits for the container's window to open.
     fn is_shut_out(&self) -> bool {
-        let waits = self.readable || self.next != self.max;
+        let waits = self.readable && self.fin.is_none() || self.next != self.max;
         self.phase == Phase::Open && self.flight() == 0 && waits && self.space() < self.mss.into()
     }
 

@@ -3,7 +3,7 @@
 use super::{publish, shown};
 use crate::rig::{FAR, HOST, Site, peer, serve, site};
 use serde_json::json;
-use vswitch_tests::{Mtu, tap_lab};
+use vswitch_tests::{Mtu, tap_lab, wait_until};
 
 #[test]
 fn client_addresses_are_preserved_on_published_ports() {
@@ -19,6 +19,51 @@ fn client_addresses_are_preserved_on_published_ports() {
         shown.contains(FAR[0]) && shown.contains("192.0.2.10:7000"),
         "{shown}"
     );
+    d.assert_ledger();
+}
+
+#[test]
+fn urgent_data_comes_in_its_place_at_published_ports() {
+    let lab = tap_lab!("pub-urgent");
+    let Site { d, a, outside } = site(&lab, "1500");
+    let _server = serve(&a, "serve", "7000");
+    publish(&d, "web", &["--ports", "8080"]);
+    for host in HOST {
+        let said = peer(&outside, &["urgent", host, "8080"]);
+        assert_eq!(said, "abc!def?ghi\nxy!z", "{host}");
+    }
+    d.assert_ledger();
+}
+
+#[test]
+fn datagrams_that_a_container_refuses_are_counted() {
+    let lab = tap_lab!("pub-refused");
+    let Site { d, a, outside } = site(&lab, "1500");
+    d.ctl(&[
+        "publish",
+        "add",
+        "udp",
+        "--to",
+        "192.0.2.10:7100",
+        "--address",
+        "0.0.0.0",
+        "--ports",
+        "8100",
+        "--protocol",
+        "udp",
+    ]);
+    let failed = || shown(&d, "udp")["failed"].as_u64();
+    assert_eq!(failed(), Some(0));
+    // Nobody listens inside: its kernel says so, and no socket of the host can.
+    let send = "import socket; socket.socket(2, 2).sendto(b'x', ('198.51.100.1', 8100))";
+    outside.ok(&["python3", "-c", send]);
+    wait_until("the refusal to be counted", || failed() == Some(1));
+    assert_eq!(shown(&d, "udp")["accepted"], 1);
+    // Somebody does, and is reached.
+    let _datagrams = serve(&a, "datagrams", "7100");
+    let said = peer(&outside, &["datagram", HOST[0], "8100", "1200", "5"]);
+    assert_eq!(said, "same 5");
+    assert_eq!(failed(), Some(1));
     d.assert_ledger();
 }
 

@@ -191,7 +191,7 @@ fn who_waits_for_a_container_is_bounded() {
 }
 
 #[test]
-fn connections_from_loopback_are_spliced_while_there_is_no_policy() {
+fn connections_from_loopback_are_spliced_where_policy_accepts_them() {
     let lab = tap_lab!("pub-splice");
     let Site { mut d, a, outside } = site(&lab, "1500");
     let mut server = serve(&a, "serve", "7000");
@@ -233,7 +233,7 @@ fn connections_from_loopback_are_spliced_while_there_is_no_policy() {
         now["spliced"]
     );
     assert!(metrics.contains(&line), "{metrics}");
-    // Others come by the network, and so does all while there is a policy, which ends what it can't judge.
+    // Others come by the network. A policy that accepts what is spliced leaves it alone, counts it by its rule, and lets more of it be.
     let said = peer(&outside, &["peer", HOST[0], "8080"]);
     assert_eq!(said, "::ffff:198.51.100.254");
     let argv = [
@@ -247,22 +247,32 @@ fn connections_from_loopback_are_spliced_while_there_is_no_policy() {
     ];
     let mut steady = d.host().spawn(&argv);
     steady.wait_for("began");
-    let rule = "drop proto tcp ports 7001";
-    let args = [
-        "policy",
-        "add",
-        "in",
-        "--to",
-        "port:a",
-        "--default",
-        "accept",
-    ];
-    d.ctl(&[&args[..], &["--rule", rule]].concat());
+    let policy = |act: &str, rule: &str| {
+        let args = ["policy", act, "in", "--to", "port:a", "--default", "drop"];
+        d.ctl(&[&args[..], &["--rule", rule]].concat());
+    };
+    policy("add", "accept name web proto tcp ports 7000");
+    for _ in 0..2 {
+        let said = peer(d.host(), &["peer", "127.0.0.1", "8080"]);
+        assert_eq!(said, "::ffff:192.0.2.10");
+    }
+    let all = d.ctl_json(&["policy", "show"]);
+    assert_eq!(all[0]["counts"][0]["judged"], 2, "{all}");
+    assert!(steady.is_running(), "{}", steady.output());
+    // One that no longer does ends it, and what comes then is refused as by the network.
+    policy("set", "accept name other proto tcp ports 7001");
     let cut = steady.finish(Duration::from_secs(20));
     assert!(cut.stderr.contains("ConnectionResetError"), "{cut}");
+    let before = shown(&d, "web");
     assert_eq!(
-        peer(d.host(), &["peer", "127.0.0.1", "8080"]),
-        "::ffff:192.0.2.1"
+        peer(d.host(), &["greeted", "127.0.0.1", "8080"]),
+        "ConnectionResetError 104"
+    );
+    let now = shown(&d, "web");
+    assert_eq!(now["spliced"], before["spliced"]);
+    assert_eq!(
+        now["failed"].as_u64(),
+        before["failed"].as_u64().map(|n| n + 1)
     );
     d.ctl(&["policy", "del", "in"]);
     assert_eq!(
