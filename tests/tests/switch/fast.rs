@@ -90,6 +90,11 @@ fn bulk_and_pings_are_carried_and_counted() {
     });
     let text = d.ctl(&["stats"]);
     assert!(text.contains("fast path: 2 ports, "), "{text}");
+    let metrics = d.http("GET", "/metrics", None).body;
+    for line in ["vswitch_fast_path_on 1", "vswitch_fast_path_ports 2"] {
+        assert!(metrics.lines().any(|l| l == line), "{line}: {metrics}");
+    }
+    assert!(metrics.contains("vswitch_port_fast_rx_frames_total{port=\"a\""));
     d.assert_ledger();
     // What nobody uses is gone after a while.
     wait_until("idle flows to go", || fast(&d)["flows"] == 0);
