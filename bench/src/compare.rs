@@ -25,6 +25,7 @@ const PEERS: [Peer; 16] = [
     Peer::Vde,
     Peer::VswitchTap,
     Peer::VswitchVeth,
+    Peer::VswitchVethEbpf,
     Peer::Nftables,
     Peer::VswitchNat,
     Peer::Slirp4netns,

@@ -6,6 +6,17 @@ use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+/// What carries frames between veth ports besides the workers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Accelerate {
+    /// Nothing.
+    #[default]
+    None,
+    /// Programs of ours in the kernel (eBPF), for what the switch has approved.
+    Ebpf,
+}
+
 /// The file; everything may be left out, options of the command line win.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -14,6 +25,8 @@ pub struct Config {
     pub socket: Option<PathBuf>,
     /// Group that may use the control socket besides root and the daemon's user.
     pub group: Option<String>,
+    /// What carries frames between veth ports besides the workers.
+    pub accelerate: Option<Accelerate>,
     /// Workers, 1 to 64.
     pub workers: Option<u16>,
     /// Microseconds a worker looks for more work before it sleeps, where small frames come in quick succession; 60 by default,

@@ -18,7 +18,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
+use vswitch_core::accel::Accelerator;
 use vswitch_core::bridge::Bridge;
 use vswitch_core::worker::{self, WorkerConfig};
 use vswitch_nat::Pipeline;
@@ -39,6 +40,8 @@ pub struct Options {
     pub workers: u16,
     /// Whether the first works alone until it is at its limit.
     pub shared: bool,
+    /// Whether the kernel is to carry what the switch has approved.
+    pub accelerate: bool,
     /// How long a worker looks for more work before it sleeps.
     pub spin: Duration,
     /// Where state is kept; none keeps none.
@@ -56,6 +59,7 @@ impl Default for Options {
             group: None,
             workers: 1,
             shared: false,
+            accelerate: false,
             spin: Duration::ZERO,
             state: None,
             topology: None,
@@ -135,6 +139,10 @@ impl Daemon {
         })?;
         let (watch, watches) = mpsc::unbounded_channel();
         let mut plane = Plane::new(workers, options.shared, state, Bus::new(), watch);
+        let wake = Arc::new(Notify::new());
+        if options.accelerate {
+            plane.set_accelerator(accelerator(wake.clone()));
+        }
         let applied = if fresh {
             plane.apply(saved)
         } else {
@@ -154,6 +162,7 @@ impl Daemon {
             metrics,
             intake,
             watches,
+            wake,
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -211,6 +220,8 @@ struct Control {
     metrics: Option<std::net::TcpListener>,
     intake: Intake,
     watches: mpsc::UnboundedReceiver<Watch>,
+    /// There is something on the fast path.
+    wake: Arc<Notify>,
 }
 
 impl Control {
@@ -222,6 +233,7 @@ impl Control {
             metrics,
             mut intake,
             mut watches,
+            wake,
         } = self;
         if let Some(socket) = socket {
             tokio::spawn(report("the API", server::serve(socket, plane.clone())));
@@ -259,6 +271,18 @@ impl Control {
                 }
             }
         });
+        let swept = plane.clone();
+        tokio::spawn(async move {
+            loop {
+                wake.notified().await;
+                loop {
+                    tokio::time::sleep(TEND).await;
+                    if !crate::api::lock(&swept).sweep_fast() {
+                        break;
+                    }
+                }
+            }
+        });
         tokio::spawn(crate::follow::network(plane.clone()));
         tokio::spawn(crate::follow::resolvers(plane.clone()));
         let noticing = plane.clone();
@@ -273,6 +297,18 @@ impl Control {
             }
         });
         let _ = stopped.await;
+    }
+}
+
+/// The fast path, or why there is none.
+fn accelerator(wake: Arc<Notify>) -> Result<Arc<Accelerator>, String> {
+    match Accelerator::new(Box::new(move || wake.notify_one())) {
+        Ok(a) => Ok(Arc::new(a)),
+        Err(e) => {
+            let reason = e.to_string();
+            tracing::warn!(reason, "no fast path: the workers carry everything");
+            Err(reason)
+        }
     }
 }
 

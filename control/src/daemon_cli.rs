@@ -2,7 +2,7 @@
 //!
 //! Readiness is told to systemd (sd_notify) and on a file descriptor; SIGTERM and SIGINT end it in order.
 
-use crate::config::{Config, default_socket, default_state};
+use crate::config::{Accelerate, Config, default_socket, default_state};
 use crate::daemon::{Daemon, Options};
 use crate::demo::{self, Demo, Inside};
 use crate::logging::{self, LogFormat};
@@ -55,6 +55,10 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct Run {
+    /// Have the kernel forward between veth ports what the switch has approved: faster, and as true in all counters. Needs the
+    /// machine's CAP_BPF and CAP_NET_ADMIN and Linux 6.6; without, it goes on as ever and says so [default: none].
+    #[arg(long, value_enum, value_name = "HOW")]
+    accelerate: Option<Accelerate>,
     /// Configuration file (TOML); options given here win.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -186,6 +190,7 @@ fn options(run: &Run, config: Config) -> anyhow::Result<Options> {
         group: run.group.clone().or(config.group),
         workers: fixed.unwrap_or_else(default_workers),
         shared: fixed.is_none(),
+        accelerate: run.accelerate.or(config.accelerate) == Some(Accelerate::Ebpf),
         spin: Duration::from_micros(config.spin_us.unwrap_or(SPIN_US).into()),
         state: keeps.then(|| state.unwrap_or_else(default_state)),
         topology,

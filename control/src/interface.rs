@@ -18,6 +18,7 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
 use vswitch_core::wire::MacAddr;
 
 /// What went wrong.
@@ -131,6 +132,27 @@ pub(crate) fn configure(setup: &Setup<'_>) -> Done {
             .map_err(fail("adding the default route by", gateway.to_string()))?;
     }
     Ok(())
+}
+
+/// The MAC address of an interface of this namespace; none if the namespace is the daemon's own. To be called within a namespace.
+pub(crate) fn address_abroad(name: &str) -> Option<MacAddr> {
+    let inode = |path: &str| std::fs::metadata(path).map(|m| m.ino()).ok();
+    if inode("/proc/thread-self/ns/net")? == inode("/proc/self/ns/net")? {
+        return None;
+    }
+    let links = dump(RouteNetlinkMessage::GetLink(LinkMessage::default())).ok()?;
+    let ours = |m: RouteNetlinkMessage| match m {
+        RouteNetlinkMessage::NewLink(l) => {
+            let named = |a: &LinkAttribute| matches!(a, LinkAttribute::IfName(n) if n == name);
+            l.attributes.iter().any(named).then_some(l)
+        }
+        _ => None,
+    };
+    let link = links.into_iter().find_map(ours)?;
+    link.attributes.iter().find_map(|a| match a {
+        LinkAttribute::Address(mac) => mac.first_chunk().map(|m| MacAddr(*m)),
+        _ => None,
+    })
 }
 
 fn up(index: u32) -> io::Result<()> {

@@ -1,6 +1,6 @@
 //! Counters in Prometheus' text format (OpenMetrics 1.0), made when asked for.
 
-use crate::plane::{Plane, PolicyView, PortStats, PublishedView, RuleCounts};
+use crate::plane::{AcceleratorView, Plane, PolicyView, PortStats, PublishedView, RuleCounts};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text::encode};
 use prometheus_client::metrics::MetricType;
@@ -20,6 +20,7 @@ struct Reading {
     networks: Vec<(String, usize)>,
     rules: Vec<(String, String, RuleCounts)>,
     published: Vec<PublishedView>,
+    accelerator: Option<AcceleratorView>,
 }
 
 /// The text.
@@ -29,7 +30,8 @@ pub(crate) fn text(plane: &Plane) -> String {
         let port = states.iter().find(|p| p.name == name);
         port.map(|p| p.state == "up")
     };
-    let ports = plane.stats().ports;
+    let stats = plane.stats();
+    let ports = stats.ports;
     let reading = Reading {
         ports: ports
             .into_iter()
@@ -43,6 +45,7 @@ pub(crate) fn text(plane: &Plane) -> String {
             .collect(),
         rules: plane.policy_views().into_iter().flat_map(rules).collect(),
         published: plane.published_views(),
+        accelerator: stats.accelerator,
     };
     let mut registry = Registry::with_prefix("vswitch");
     registry.register_collector(Box::new(reading));
@@ -111,7 +114,7 @@ const PUBLISHED_COUNTERS: [(&str, &str, ReadPublished); 3] = [
 
 type Read = fn(&PortStats) -> u64;
 
-const COUNTERS: [(&str, &str, Option<Unit>, Read); 8] = [
+const COUNTERS: [(&str, &str, Option<Unit>, Read); 12] = [
     (
         "port_rx_frames",
         "Frames received from the port",
@@ -154,6 +157,24 @@ const COUNTERS: [(&str, &str, Option<Unit>, Read); 8] = [
         None,
         |p| p.split,
     ),
+    (
+        "port_fast_rx_frames",
+        "Frames received from the port by the kernel's fast path, of port_rx_frames",
+        None,
+        |p| p.fast_rx_frames,
+    ),
+    ("port_fast_rx", "Bytes of these", Some(Unit::Bytes), |p| {
+        p.fast_rx_bytes
+    }),
+    (
+        "port_fast_tx_frames",
+        "Frames sent to the port by the kernel's fast path, of port_tx_frames",
+        None,
+        |p| p.fast_tx_frames,
+    ),
+    ("port_fast_tx", "Bytes of these", Some(Unit::Bytes), |p| {
+        p.fast_tx_bytes
+    }),
 ];
 
 impl Collector for Reading {
@@ -226,6 +247,30 @@ impl Reading {
             let labels = [("network", name.as_str())];
             let one = family.encode_family(&labels)?;
             ConstGauge::new(*n as i64).encode(one)?;
+        }
+        let Some(fast) = &self.accelerator else {
+            return Ok(());
+        };
+        let gauges = [
+            (
+                "fast_path_on",
+                "Whether the kernel's fast path works",
+                usize::from(fast.on),
+            ),
+            (
+                "fast_path_ports",
+                "Ports on the kernel's fast path",
+                fast.ports,
+            ),
+            (
+                "fast_path_flows",
+                "Pairs of addresses on the kernel's fast path",
+                fast.flows,
+            ),
+        ];
+        for (name, help, n) in gauges {
+            let one = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            ConstGauge::new(n as i64).encode(one)?;
         }
         Ok(())
     }

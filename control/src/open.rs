@@ -7,6 +7,8 @@ use crate::refusal::{Kind, Refusal};
 use nix::errno::Errno;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
+use vswitch_core::accel::{Accelerator, FastPort};
 use vswitch_core::frame::Offloads;
 use vswitch_core::port::PortIo;
 use vswitch_core::port::dgram::Dgram;
@@ -16,13 +18,16 @@ use vswitch_core::port::tap::Tap;
 use vswitch_core::port::unix::{Address, UnixError};
 use vswitch_core::sys::packet::PacketError;
 use vswitch_core::sys::{pidfd, ring, tun};
+use vswitch_core::wire::MacAddr;
 
 /// Who is to serve a port.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Workers {
     pub(crate) count: usize,
     /// Whether the others get frames only when the first is at its limit and asks for it.
     pub(crate) shared: bool,
+    /// The fast path, if there is one.
+    pub(crate) accelerator: Option<Arc<Accelerator>>,
 }
 
 /// An open port, not yet in the switch.
@@ -36,6 +41,8 @@ pub(crate) struct Opened {
     pub(crate) process: Option<(i32, OwnedFd)>,
     /// The pair we made for it.
     pub(crate) veth: Option<Veth>,
+    /// Its part in the fast path.
+    pub(crate) fast: Option<(FastPort, OwnedFd)>,
 }
 
 #[expect(
@@ -72,7 +79,7 @@ fn is_forbidden(e: Errno) -> bool {
 pub(crate) fn open(
     name: &str,
     port: &Port,
-    workers: Workers,
+    workers: &Workers,
     handed: Option<&OwnedFd>,
 ) -> Result<Opened, Refusal> {
     match port.kind {
@@ -104,12 +111,23 @@ fn handed_tap(name: &str, handed: Option<&OwnedFd>) -> Result<Opened, Refusal> {
         queues: vec![Box::new(tap)],
         process: None,
         veth: None,
+        fast: None,
     })
 }
 
-fn open_packet(name: &str, port: &Port, workers: Workers) -> Result<Opened, Refusal> {
+fn open_packet(name: &str, port: &Port, workers: &Workers) -> Result<Opened, Refusal> {
+    open_queues(name, port, workers, None)
+}
+
+/// Packet sockets at an interface; on the fast path if the other end of its pair is in another namespace, with address `far`.
+fn open_queues(
+    name: &str,
+    port: &Port,
+    workers: &Workers,
+    far: Option<MacAddr>,
+) -> Result<Opened, Refusal> {
     let device = port.device_name(name);
-    nix::net::if_::if_nametoindex(device).map_err(|e| {
+    let index = nix::net::if_::if_nametoindex(device).map_err(|e| {
         let reason = format!("interface `{device}`: {}", e.desc());
         refused(
             name,
@@ -132,21 +150,43 @@ fn open_packet(name: &str, port: &Port, workers: Workers) -> Result<Opened, Refu
             },
         },
     };
-    let mut queues: Vec<Box<dyn PortIo>> = Vec::new();
+    let mut queues: Vec<PacketPort> = Vec::new();
     for _ in 0..workers.count {
         let queue = PacketPort::open_in_current_netns(device, options).map_err(|e| {
             let is = matches!(&e, PacketError::Open { source, .. } if is_forbidden(*source));
             forbidden(refused(name, e, "AF_PACKET needs CAP_NET_RAW"), is)
         })?;
         options.fanout = queue.fanout().map(join);
-        queues.push(Box::new(queue));
+        queues.push(queue);
     }
+    let part = FastPort {
+        interface: index,
+        mac: far.unwrap_or(MacAddr::ZERO),
+        mtu: port.mtu,
+    };
+    let with = workers.accelerator.as_ref().filter(|_| far.is_some());
+    let fast = with.and_then(|with| match join_fast(with, &queues, part) {
+        Ok(link) => Some((part, link)),
+        Err(reason) => {
+            tracing::warn!(port = name, reason, "port not on the fast path");
+            None
+        }
+    });
     Ok(Opened {
-        queues,
+        queues: queues.into_iter().map(|q| Box::new(q) as _).collect(),
+        fast,
         device: device.to_owned(),
         process: None,
         veth: None,
     })
+}
+
+/// First the sockets learn what to leave out, then the program begins to take it.
+fn join_fast(with: &Accelerator, queues: &[PacketPort], part: FastPort) -> Result<OwnedFd, String> {
+    for queue in queues {
+        queue.set_filter(with.filter()).map_err(|e| e.to_string())?;
+    }
+    with.attach(part.interface).map_err(|e| e.to_string())
 }
 
 fn open_socket(name: &str, port: &Port) -> Result<Opened, Refusal> {
@@ -171,6 +211,7 @@ fn open_socket(name: &str, port: &Port) -> Result<Opened, Refusal> {
         device: path.map(|p| p.display().to_string()).unwrap_or_default(),
         process: None,
         veth: None,
+        fast: None,
     })
 }
 
@@ -233,7 +274,7 @@ fn configure(name: &str, port: &Port) -> Result<(), Refusal> {
     })
 }
 
-fn open_tap(name: &str, port: &Port, workers: Workers) -> Result<Opened, Refusal> {
+fn open_tap(name: &str, port: &Port, workers: &Workers) -> Result<Opened, Refusal> {
     let device = port.device_name(name);
     let process = process(name, port)?;
     let taps = inside(name, port, || {
@@ -266,6 +307,7 @@ fn open_tap(name: &str, port: &Port, workers: Workers) -> Result<Opened, Refusal
             .collect(),
         process,
         veth: None,
+        fast: None,
     })
 }
 
@@ -287,7 +329,7 @@ pub(crate) fn clear_left_behind(name: &str, port: &Port) {
     }
 }
 
-fn open_veth(name: &str, port: &Port, workers: Workers) -> Result<Opened, Refusal> {
+fn open_veth(name: &str, port: &Port, workers: &Workers) -> Result<Opened, Refusal> {
     let process = process(name, port)?;
     let path = netns::path_of(port.netns.as_deref().unwrap_or("/proc/self/ns/net"));
     let ns = std::fs::File::open(&path)
@@ -303,7 +345,12 @@ fn open_veth(name: &str, port: &Port, workers: Workers) -> Result<Opened, Refusa
         device: Some(near.clone()),
         ..port.clone()
     };
-    let mut opened = open_packet(name, &near_port, workers)?;
+    // The address of the container's end as it is now, from where no frame of ours must come back to our own namespace.
+    let mac = match &workers.accelerator {
+        Some(_) => inside(name, port, || interface::address_abroad(far))?,
+        None => None,
+    };
+    let mut opened = open_queues(name, &near_port, workers, mac)?;
     opened.device = near;
     opened.process = process;
     opened.veth = Some(veth);

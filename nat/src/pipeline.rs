@@ -20,6 +20,10 @@ pub struct Pipeline {
 
 impl Stage for Pipeline {
     fn run(&mut self, cx: &mut Cx, batch: &mut Batch) {
+        if self.bridge.is_accelerated() {
+            let judged = self.gateway.judges(&self.bridge, batch.ingress);
+            self.bridge.allow_fast(!judged);
+        }
         self.bridge.run(cx, batch);
         self.gateway.screen(cx, &mut self.bridge, batch);
         if self.gateway.is_on() {
@@ -62,6 +66,10 @@ impl Stage for Pipeline {
 
     fn ready(&mut self, cx: &mut Cx, events: &[Ready]) {
         self.gateway.host_ready(cx, &mut self.bridge, events);
+    }
+
+    fn port_watched(&mut self, port: PortId, watched: bool) {
+        self.bridge.port_watched(port, watched);
     }
 
     fn sync(&mut self, cx: &mut Cx, news: &Sync) {

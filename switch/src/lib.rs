@@ -11,6 +11,7 @@
 //! This crate knows nothing of NAT or of the control plane: those reach it through [`worker::Stage`]
 //! and [`worker::WorkerHandle`].
 
+pub mod accel;
 pub mod bridge;
 pub mod capture;
 pub mod clock;

@@ -80,6 +80,8 @@ pub(crate) enum Peer {
     VswitchTap,
     /// vswitchd on veth ports (AF_PACKET).
     VswitchVeth,
+    /// vswitchd --accelerate=ebpf on veth ports: what it has approved is forwarded in the kernel.
+    VswitchVethEbpf,
     /// vswitchd on veth ports that receive by the ring (TPACKET_V3).
     VswitchRing,
     /// NAT by the kernel: nftables masquerade in a router between two veth pairs.
@@ -149,6 +151,7 @@ impl Peer {
             Peer::VswitchTap
                 | Peer::VswitchVeth
                 | Peer::VswitchRing
+                | Peer::VswitchVethEbpf
                 | Peer::VswitchNat
                 | Peer::VswitchRootless
                 | Peer::VswitchRootless1500
@@ -210,6 +213,7 @@ impl Peer {
             Peer::VswitchTap
             | Peer::VswitchVeth
             | Peer::VswitchRing
+            | Peer::VswitchVethEbpf
             | Peer::VswitchNat
             | Peer::VswitchRootless
             | Peer::VswitchRootless1500
@@ -238,6 +242,7 @@ impl Peer {
             Peer::VswitchVeth | Peer::BeforeVeth => {
                 vswitch::bed(lab, setup.build(self), "veth", mtu)
             }
+            Peer::VswitchVethEbpf => vswitch::accelerated(lab, setup.build(self), mtu),
             Peer::VswitchRing => vswitch::ring(lab, setup.build(self), mtu),
             Peer::Nftables => nat::nftables(lab),
             Peer::VswitchNat | Peer::BeforeNat => nat::vswitch(lab, setup.build(self)),

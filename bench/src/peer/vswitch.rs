@@ -151,6 +151,12 @@ pub(super) fn bed(lab: &Lab, build: Build, kind: &str, mtu: u32) -> anyhow::Resu
     attached(lab, build, kind, mtu, &[])
 }
 
+/// Veth ports on the kernel's fast path.
+pub(super) fn accelerated(lab: &Lab, mut build: Build, mtu: u32) -> anyhow::Result<Bed> {
+    build.args.push("--accelerate=ebpf".into());
+    attached(lab, build, "veth", mtu, &[])
+}
+
 /// Veth ports that receive by the ring.
 pub(super) fn ring(lab: &Lab, build: Build, mtu: u32) -> anyhow::Result<Bed> {
     attached(lab, build, "veth", mtu, &["--receive", "ring"])

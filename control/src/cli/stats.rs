@@ -1,7 +1,7 @@
 //! `vswitchctl stats`.
 
 use super::{Done, Session, show};
-use crate::plane::{PortStats, Stats as Reading, Totals};
+use crate::plane::{AcceleratorView, PortStats, Stats as Reading, Totals};
 use crate::refusal::Refusal;
 use std::fmt;
 
@@ -34,7 +34,8 @@ pub(super) async fn run(s: &Session, command: &Stats) -> Done {
         "DROPS",
     ];
     show::table(&head, stats.ports.iter().map(row).collect(), "no ports")?;
-    show::print(&format!("{}\n", stats.totals))
+    let fast = stats.accelerator.as_ref().map(|a| format!("{a}\n"));
+    show::print(&format!("{}\n{}", stats.totals, fast.unwrap_or_default()))
 }
 
 fn row(p: &PortStats) -> Vec<String> {
@@ -47,6 +48,20 @@ fn row(p: &PortStats) -> Vec<String> {
         p.tx_bytes.to_string(),
         drops(p),
     ]
+}
+
+impl fmt::Display for AcceleratorView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.on {
+            let reason = self.reason.as_deref().unwrap_or("unknown");
+            return write!(f, "fast path: off: {reason}");
+        }
+        write!(
+            f,
+            "fast path: {} ports, {} flows, {} frames, {} bytes",
+            self.ports, self.flows, self.frames, self.bytes
+        )
+    }
 }
 
 impl fmt::Display for Totals {

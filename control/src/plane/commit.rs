@@ -1,5 +1,6 @@
 //! Telling the workers: the part of a transaction that can't fail but for a dead worker.
 
+use super::fast::FastLink;
 use super::{LivePort, Plane, Prepared, Watch};
 use crate::model::{Port, Topology};
 use crate::open::Opened;
@@ -7,6 +8,7 @@ use crate::refusal::{Kind, Refusal};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio::sync::oneshot;
+use vswitch_core::accel::FastPort;
 use vswitch_core::bridge::{MirrorId, NetworkId};
 use vswitch_core::port::PortId;
 use vswitch_core::stats::PortCounters;
@@ -190,10 +192,12 @@ impl Plane {
         }
         let (id, config) = (live.id, port.to_bridge(*network));
         let (mtu, up) = (port.mtu, port.up);
+        let fast = live.fast.as_ref().map(|f| FastPort { mtu, ..f.port });
         self.each(move |w| {
             w.stage.bridge.set_port(id, config.clone());
             w.set_mtu(id, mtu);
             w.set_admin(id, up);
+            w.stage.bridge.set_fast(id, fast);
         })
     }
 
@@ -257,6 +261,7 @@ impl Plane {
                 looped: None,
                 open: false,
                 _watch: None,
+                fast: None,
                 _veth: None,
             }
         });
@@ -278,6 +283,9 @@ impl Plane {
         } else {
             (usize::from(id.0) % n.max(1)) as u16
         };
+        let fast = self.accelerator().zip(opened.fast);
+        let fast = fast.map(|(with, (port, link))| FastLink::new(with, id, port, link));
+        let part = fast.as_ref().map(|f| f.port);
         let mut queues = opened.queues.into_iter();
         let mut counters = Vec::new();
         for (i, worker) in self.workers.iter().enumerate() {
@@ -301,6 +309,7 @@ impl Plane {
                 .call(move |w| {
                     w.stage.bridge.set_port(id, config);
                     w.add_port(id, setup);
+                    w.stage.bridge.set_fast(id, part);
                 })
                 .map_err(|g| g.to_string())?;
         }
@@ -323,6 +332,7 @@ impl Plane {
             looped: None,
             open: true,
             _watch: watch,
+            fast,
             _veth: opened.veth,
         })
     }
@@ -345,6 +355,8 @@ impl Plane {
         });
         self.retired.add_counters(&counters);
         if let Some(live) = self.ports.get_mut(name) {
+            self.retired.add_fast(live.fast_counts());
+            live.fast = None;
             live._veth = None;
         }
     }

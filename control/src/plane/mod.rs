@@ -14,6 +14,7 @@ mod address;
 mod capture;
 mod commit;
 mod conntrack;
+mod fast;
 mod host;
 mod policy;
 mod publish;
@@ -28,6 +29,7 @@ pub(crate) use session::{Begin, Given};
 pub use capture::CaptureView;
 pub(crate) use capture::{Begun, wall};
 pub use conntrack::{ConnectionCount, ConnectionFilter, ConnectionView, Direction};
+pub use fast::AcceleratorView;
 pub use policy::{ConsideredView, ExplainQuery, ExplainView, PlaceView, PolicyView, RuleCounts};
 pub use services::LeaseView;
 pub use trace::{LeavingView, SentView, StepView, TraceRequest, TraceView};
@@ -69,6 +71,8 @@ struct LivePort {
     open: bool,
     /// Ends the watch over the container's process when dropped.
     _watch: Option<oneshot::Sender<()>>,
+    /// Its part in the fast path.
+    fast: Option<fast::FastLink>,
     /// The veth pair made for it; goes when dropped.
     _veth: Option<Veth>,
 }
@@ -109,6 +113,7 @@ pub struct Plane {
     /// The firewall in force, and the epoch given out last.
     policy: Option<Arc<Compiled>>,
     policy_epoch: u32,
+    fast: fast::FastPath,
     bus: Bus,
     watches: mpsc::UnboundedSender<Watch>,
     sessions: session::Sessions,
@@ -146,6 +151,7 @@ impl Plane {
             state,
             policy: None,
             policy_epoch: 0,
+            fast: fast::FastPath::default(),
             bus,
             watches,
             sessions: session::Sessions::default(),
@@ -272,6 +278,7 @@ impl Plane {
         let workers = Workers {
             count: self.workers.len(),
             shared: self.shared,
+            accelerator: self.accelerator(),
         };
         let mut opened = Prepared::new();
         let mut closed: Vec<String> = Vec::new();
@@ -294,7 +301,7 @@ impl Plane {
                 open::clear_left_behind(name, port);
             }
             let port = address::addressed(self.state_path(), name, port);
-            match open::open(name, &port, workers, handed.get(name)) {
+            match open::open(name, &port, &workers, handed.get(name)) {
                 Err(e) if !lenient && !retry => {
                     failed = Some(e);
                     break;
@@ -313,7 +320,7 @@ impl Plane {
                 continue;
             };
             let addressed = address::addressed(self.state_path(), &name, &port);
-            let again = open::open(&name, &addressed, workers, None);
+            let again = open::open(&name, &addressed, &workers, None);
             self.take_in(&name, &port, again);
         }
         // The refusal is the news, not that a worker is dead.

@@ -1,6 +1,6 @@
 //! What the running switch shows.
 
-use super::{LivePort, Plane};
+use super::{AcceleratorView, LivePort, Plane};
 use crate::model::{Mirror, Network, Port, PublishedPort};
 use crate::refusal::{Kind, Refusal};
 use crate::units::Mac;
@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use utoipa::ToSchema;
+use vswitch_core::accel::FastCounts;
 use vswitch_core::bridge::NetworkId;
 use vswitch_core::bridge::fdb::{Fdb, FdbCursor, FlushFilter};
 use vswitch_core::frame::DropReason;
@@ -40,6 +41,9 @@ pub struct Info {
     pub uptime: u64,
     /// Captures that run.
     pub captures: usize,
+    /// The fast path, if it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accelerator: Option<AcceleratorView>,
 }
 
 /// A network as it is.
@@ -67,6 +71,9 @@ pub struct PortView {
     pub reason: Option<String>,
     /// The device's name.
     pub device: String,
+    /// Whether it is on the kernel's fast path.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fast: bool,
     /// Its configuration.
     pub config: Port,
 }
@@ -191,6 +198,18 @@ pub struct PortStats {
     pub tx_frames: u64,
     /// Their bytes.
     pub tx_bytes: u64,
+    /// Of the frames received, those that the kernel's fast path carried.
+    #[serde(default)]
+    pub fast_rx_frames: u64,
+    /// Their bytes.
+    #[serde(default)]
+    pub fast_rx_bytes: u64,
+    /// Of the frames sent, those that the kernel's fast path carried.
+    #[serde(default)]
+    pub fast_tx_frames: u64,
+    /// Their bytes.
+    #[serde(default)]
+    pub fast_tx_bytes: u64,
     /// Copies made for it.
     pub copied: u64,
     /// Frames the switch made for it.
@@ -210,6 +229,9 @@ pub struct Stats {
     pub totals: Totals,
     /// Ports by name.
     pub ports: Vec<PortStats>,
+    /// The fast path, if it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accelerator: Option<AcceleratorView>,
 }
 
 /// Rates of a port per second, from two readings.
@@ -249,6 +271,12 @@ impl PortStats {
 }
 
 impl Totals {
+    /// What the fast path received it has sent.
+    pub(super) fn add_fast(&mut self, counts: FastCounts) {
+        self.received += counts.rx_frames;
+        self.sent += counts.tx_frames;
+    }
+
     pub(super) fn add_counters(&mut self, counters: &[Arc<PortCounters>]) {
         for c in counters {
             self.received += c.rx_frames.get();
@@ -274,6 +302,7 @@ impl Plane {
             workers: self.workers.len(),
             uptime: self.started.elapsed().as_secs(),
             captures: self.capture_count(),
+            accelerator: self.accelerator_view(),
         }
     }
 
@@ -326,6 +355,7 @@ impl Plane {
             state: state.into(),
             reason,
             device: live.device.clone(),
+            fast: live.fast.is_some(),
             config: config.clone(),
         })
     }
@@ -363,7 +393,9 @@ impl Plane {
         let mut stats = Stats {
             totals: self.retired,
             ports: Vec::with_capacity(self.ports.len()),
+            accelerator: self.accelerator_view(),
         };
+        let fast = self.fast_ports();
         let ports = self.ports.iter().map(|(n, l)| (n.as_str(), &l.counters));
         let gateways = self.desired.networks.values().any(|n| n.gateway.is_some());
         let gateway = (GATEWAY, &self.gateway_counters);
@@ -374,6 +406,8 @@ impl Plane {
         let ports = ports.chain(gateways.then_some(gateway)).chain(host);
         for (name, counters) in ports {
             stats.totals.add_counters(counters);
+            let by_kernel = fast.get(name).copied().unwrap_or_default();
+            stats.totals.add_fast(by_kernel);
             let network = self.desired.ports.get(name).map(|p| p.network.clone());
             let sum = |f: fn(&PortCounters) -> &Counter| -> u64 {
                 counters.iter().map(|c| f(c).get()).sum()
@@ -388,11 +422,15 @@ impl Plane {
             stats.ports.push(PortStats {
                 name: name.to_owned(),
                 network: network.unwrap_or_default(),
-                rx_frames: sum(|c| &c.rx_frames),
-                rx_bytes: sum(|c| &c.rx_bytes),
+                rx_frames: sum(|c| &c.rx_frames) + by_kernel.rx_frames,
+                rx_bytes: sum(|c| &c.rx_bytes) + by_kernel.rx_bytes,
                 rx_errors: sum(|c| &c.rx_errors),
-                tx_frames: sum(|c| &c.tx_frames),
-                tx_bytes: sum(|c| &c.tx_bytes),
+                tx_frames: sum(|c| &c.tx_frames) + by_kernel.tx_frames,
+                tx_bytes: sum(|c| &c.tx_bytes) + by_kernel.tx_bytes,
+                fast_rx_frames: by_kernel.rx_frames,
+                fast_rx_bytes: by_kernel.rx_bytes,
+                fast_tx_frames: by_kernel.tx_frames,
+                fast_tx_bytes: by_kernel.tx_bytes,
                 copied: sum(|c| &c.copied),
                 originated: sum(|c| &c.originated),
                 split: sum(|c| &c.split),

@@ -213,6 +213,8 @@ impl Gateway {
             self.configure_tracking(cx.now, config);
             self.configure_host(config);
         }
+        // What went the fast path may be judged now.
+        bridge.invalidate();
     }
 
     fn configure_tracking(&mut self, now: Nanos, config: &GatewayConfig) {

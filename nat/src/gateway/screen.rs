@@ -92,6 +92,15 @@ enum Target {
 }
 
 impl Gateway {
+    /// Whether a policy judges frames between the ports of this one's network.
+    #[must_use]
+    pub fn judges(&self, bridge: &Bridge, port: PortId) -> bool {
+        let network = bridge.network_of(port);
+        self.policy
+            .as_ref()
+            .is_some_and(|p| network.is_none_or(|n| p.judges_bridged(n)))
+    }
+
     /// Judges frames of a batch that the bridge would pass on within their network.
     pub fn screen(&mut self, cx: &mut Cx, bridge: &mut Bridge, batch: &mut Batch) {
         let Some(policy) = self.policy.clone() else {

@@ -11,6 +11,7 @@
 //! loop guard state are shared by atomics ([`shared`]).
 
 mod config;
+mod fast;
 pub mod fdb;
 mod gateway;
 mod guard;

@@ -2,6 +2,7 @@
 //!
 //! Everything here runs between turns, as a command; the same commands go to the bridges of all workers.
 
+use super::fast::Fast;
 use super::fdb::{Fdb, FdbCursor, FdbEntry, FlushFilter};
 use super::mirror::{Mirrors, Side};
 use super::network::{Member, Network, Share};
@@ -26,6 +27,7 @@ pub struct Bridge {
     pub(super) mirrors: Mirrors,
     pub(super) shared: Arc<Shared>,
     pub(super) wanted: Vec<PortId>,
+    pub(super) fast: Fast,
 }
 
 impl Bridge {
@@ -56,6 +58,7 @@ impl Bridge {
             slot => *slot = Some(Network::new(config)),
         }
         self.compile();
+        self.invalidate();
     }
 
     /// Removes a network; its ports must have been removed.
@@ -63,6 +66,7 @@ impl Bridge {
         if let Some(slot) = self.networks.get_mut(usize::from(id.0)) {
             *slot = None;
         }
+        self.invalidate();
     }
 
     /// Adds a port, or changes its configuration. What was learned at it stays unless it changes its network; so do
@@ -100,6 +104,7 @@ impl Bridge {
         }
         self.compile_port(port);
         self.refresh_members(network);
+        self.invalidate();
     }
 
     fn join(&mut self, port: PortId, network: NetworkId) {
@@ -129,18 +134,22 @@ impl Bridge {
             self.leave(port, p.config.network);
             self.finishes[port.index()] = false;
         }
+        self.set_fast(port, None);
+        self.watch_port(port, false);
     }
 
     /// Adds a mirror session, or changes it.
     pub fn set_mirror(&mut self, id: MirrorId, config: MirrorConfig) {
         self.mirrors.set(id, config);
         self.compile();
+        self.invalidate();
     }
 
     /// Removes a mirror session; false if there is none.
     pub fn remove_mirror(&mut self, id: MirrorId) -> bool {
         let was = self.mirrors.remove(id);
         self.compile();
+        self.invalidate();
         was
     }
 
@@ -210,10 +219,12 @@ impl Bridge {
     pub fn add_static(&mut self, id: NetworkId, vid: u16, mac: MacAddr, port: PortId) -> bool {
         let inside =
             matches!(self.ports.get(port.index()), Some(Some(p)) if p.config.network == id);
-        inside
+        let added = inside
             && self
                 .fdb_mut(id)
-                .is_some_and(|f| f.add_static(vid, mac, port))
+                .is_some_and(|f| f.add_static(vid, mac, port));
+        self.invalidate();
+        added
     }
 
     /// Removes an address, static or learned, but not the gateway's.
@@ -222,12 +233,16 @@ impl Bridge {
         if fdb.lookup(vid, mac) == Some(PortId::GATEWAY) {
             return None;
         }
-        fdb.remove(vid, mac)
+        let removed = fdb.remove(vid, mac);
+        self.invalidate();
+        removed
     }
 
     /// Removes entries; returns how many.
     pub fn flush(&mut self, id: NetworkId, filter: FlushFilter) -> usize {
-        self.fdb_mut(id).map_or(0, |f| f.flush(filter))
+        let flushed = self.fdb_mut(id).map_or(0, |f| f.flush(filter));
+        self.invalidate();
+        flushed
     }
 
     /// Some entries of a network's FDB and the place to go on at: `budget` bounds the time, in buckets.

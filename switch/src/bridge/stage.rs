@@ -1,9 +1,11 @@
 //! The bridge as a stage: the way of a batch.
 
+use super::fast::Fast;
 use super::fdb::{Learn, NO_KEY, key};
 use super::loop_guard;
 use super::network::{Network, Share};
 use super::port::BridgePort;
+use super::shared::Shared;
 use super::snoop::{News, Way, group_query};
 use super::{Bridge, ingress, vlan};
 use crate::clock::Nanos;
@@ -32,6 +34,13 @@ struct Pass<'a> {
     floods: ArrayVec<(u16, FloodSet), FLOODS>,
     /// Scratch for the ports of a multicast group.
     wanted: &'a mut Vec<PortId>,
+    fast: &'a mut Fast,
+    /// Of what may be approved for the fast path.
+    generation: Option<u64>,
+    down: &'a [bool],
+    shared: &'a Shared,
+    /// Addresses moved.
+    moved: bool,
 }
 
 impl Stage for Bridge {
@@ -44,6 +53,7 @@ impl Stage for Bridge {
         let Some(Some(net)) = self.networks.get_mut(usize::from(network.0)) else {
             return;
         };
+        let mut looped = false;
         for e in &mut batch.entries {
             if e.meta.ethertype == loop_guard::ETHERTYPE && e.verdict == Verdict::Next {
                 let body = e.frame.head().get(usize::from(e.meta.l3_off)..);
@@ -54,9 +64,16 @@ impl Stage for Bridge {
                         continue;
                     }
                     super::timers::probe_returned(cx, &self.ports, net, from, sent, number);
+                    looped = true;
                 }
             }
         }
+        if looped {
+            // A port may be shut, and addresses forgotten.
+            self.fast.change();
+        }
+        // Before anything is looked up, so that what changes later on another worker makes void what is approved.
+        let generation = self.fast.begin(from, port, cx.now.secs());
         if port.loop_state.is_shut() {
             cx.note(|| Step::drop("loop guard", DropReason::LoopGuard).port(from));
             for e in batch
@@ -71,6 +88,7 @@ impl Stage for Bridge {
         if port.screens || !net.taps.is_empty() {
             ingress::screen(cx, port, net, batch);
         }
+        let net_is_plain = net.taps.is_empty();
         let mut pass = Pass {
             now: cx.now.secs(),
             cx,
@@ -82,11 +100,19 @@ impl Stage for Bridge {
             handed: batch.handed,
             floods: ArrayVec::new(),
             wanted: &mut self.wanted,
+            generation: generation.filter(|_| net_is_plain),
+            fast: &mut self.fast,
+            down: &self.down,
+            shared: &self.shared,
+            moved: false,
         };
         if pass.cx.is_dry() {
             pass.switch::<true>(batch);
         } else {
             pass.switch::<false>(batch);
+            if pass.moved {
+                self.fast.change();
+            }
         }
     }
 
@@ -118,6 +144,10 @@ impl Stage for Bridge {
 
     fn sync(&mut self, cx: &mut Cx, news: &Sync) {
         self.heard(cx, news);
+    }
+
+    fn port_watched(&mut self, port: PortId, watched: bool) {
+        self.watch_port(port, watched);
     }
 }
 
@@ -211,6 +241,9 @@ impl Pass<'_> {
                 self.tell_found(e, known);
             }
             if known.is_some() {
+                if !DRY && self.generation.is_some() {
+                    self.approve(e);
+                }
                 (last_dst, last_way) = (dst, e.verdict);
             }
         }
@@ -339,6 +372,9 @@ impl Pass<'_> {
                 self.port.tell_address(self.cx, event);
             }
             Learn::Moved(from) => {
+                self.moved = true;
+                // What is approved now would be of a table that is about to be no more.
+                self.generation = None;
                 let event = Event::MacMoved {
                     network,
                     vid,
@@ -376,6 +412,29 @@ impl Pass<'_> {
     fn over(&self, meter: Option<&Meter>, e: &Entry) -> bool {
         let load = || wire_load(&e.frame, &e.meta).0;
         !self.handed && meter.is_some_and(|m| !m.take(self.cx, load()))
+    }
+
+    /// Lets the next frames of a pair that is forwarded go the fast path, if nothing looks at them.
+    #[cold]
+    fn approve(&mut self, e: &Entry) {
+        let (Verdict::Forward(to), Some(generation)) = (e.verdict, self.generation) else {
+            return;
+        };
+        let looks = match self.ports.get(to.index()) {
+            Some(Some(p)) => p.finishes || p.loop_state.is_shut(),
+            _ => true,
+        };
+        let down = |p: PortId| self.down.get(p.index()).copied().unwrap_or(false);
+        let src = e.meta.src;
+        if looks
+            || down(to)
+            || self.shared.shut.contains(to)
+            || self.net.fdb.lookup(e.meta.vid, src) != Some(self.from)
+        {
+            return;
+        }
+        let (from, to) = ((self.from, src), (to, e.meta.dst));
+        self.fast.approve(generation, from, to, self.now);
     }
 
     fn unicast(&self, to: PortId) -> Verdict {

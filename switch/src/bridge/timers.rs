@@ -78,9 +78,12 @@ impl Bridge {
     /// Due work of all networks; returns when there is more.
     pub(super) fn timers(&mut self, cx: &mut Cx) -> Nanos {
         let mut next = Nanos::MAX;
+        let mut changed = false;
         for (i, net) in self.networks.iter_mut().enumerate() {
             let Some(net) = net else { continue };
+            let before = net.fdb.len();
             next = next.min(sweep(cx, i as u16, net));
+            changed |= net.fdb.len() != before;
             let now = cx.now.secs();
             if net.next_expiry <= now {
                 net.next_expiry = net.snoop.expire(now).max(now + 1);
@@ -95,10 +98,14 @@ impl Bridge {
                 } else {
                     net.looped = None;
                     forget_looped(cx, net, ends);
+                    changed = true;
                 }
             }
             let key = &self.shared.probe_key;
             next = next.min(probe(cx, net, &self.ports, key));
+        }
+        if changed {
+            self.invalidate();
         }
         next
     }
@@ -113,6 +120,7 @@ impl Bridge {
             self.forget(port);
             cx.tell(Sync::PortDown { port });
         }
+        self.invalidate();
         let Some(Some(p)) = self.ports.get(port.index()) else {
             return;
         };
@@ -149,6 +157,7 @@ impl Bridge {
                 let Some(net) = self.network_if_in(network, port) else {
                     return;
                 };
+                let moves = net.fdb.lookup(vid, mac).is_some_and(|at| at != port);
                 let later = net.fdb.learn_remote(vid, mac, port, seen);
                 if let Some(due) = net.fdb.arm(cx.now.secs(), net.ageing) {
                     cx.tick_by(at_sec(due));
@@ -161,6 +170,9 @@ impl Bridge {
                         port: e.port,
                         seen: e.seen,
                     });
+                }
+                if moves {
+                    self.invalidate();
                 }
             }
             Sync::Aged {
@@ -181,14 +193,19 @@ impl Bridge {
                         seen: e.seen,
                     });
                 }
+                self.invalidate();
             }
-            Sync::PortDown { port } => self.forget(port),
+            Sync::PortDown { port } => {
+                self.forget(port);
+                self.invalidate();
+            }
             Sync::Unlearn { port } => {
                 let network = self.ports.get(port.index()).and_then(Option::as_ref);
                 let network = network.map(|p| p.config.network.0);
                 if let Some(net) = network.and_then(|n| self.network_mut(n)) {
                     net.unlearn(port);
                 }
+                self.invalidate();
             }
             Sync::Group {
                 network,

@@ -20,6 +20,7 @@ use super::{PortFault, PortIo, RxState, TxQueue};
 use crate::clock::Nanos;
 use crate::frame::{BATCH_SIZE, Batch, DropReason, Frame, Offloads, VNET_HDR_LEN, VnetHdr};
 use crate::stats::Tally;
+use crate::sys::bpf;
 use crate::sys::mmsg::{self, MAX_MESSAGES, Received, StrippedTag};
 use crate::sys::packet;
 pub use crate::sys::packet::{Fanout, PacketError};
@@ -126,6 +127,14 @@ impl PacketPort {
             busy: false,
             down: false,
             changed: false,
+        })
+    }
+
+    /// Has a program of the kernel, a socket filter, decide which frames are received.
+    pub fn set_filter(&self, program: BorrowedFd<'_>) -> Result<(), PacketError> {
+        bpf::attach_filter(&self.fd, program).map_err(|source| PacketError::Option {
+            act: "attaching the filter",
+            source,
         })
     }
 

@@ -3,6 +3,7 @@
 //! Each function here is safe to call with any arguments; the kernel checks what it is given.
 #![allow(unsafe_code)]
 
+pub mod bpf;
 pub mod child;
 pub mod datagram;
 pub mod listen;

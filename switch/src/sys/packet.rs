@@ -333,15 +333,21 @@ pub fn link(fd: impl AsFd) -> Result<(String, bool), Errno> {
     Ok((name, flags & libc::IFF_UP != 0))
 }
 
-/// Whether the kernel knows UDP segmentation in virtio-net headers (Linux 6.2).
-#[must_use]
-pub fn has_uso() -> bool {
+/// Release of the kernel, and major and minor version; zeros if it doesn't say.
+pub(crate) fn kernel() -> (String, (u32, u32)) {
     let Ok(u) = nix::sys::utsname::uname() else {
-        return false;
+        return (String::new(), (0, 0));
     };
     let release = u.release().to_string_lossy().into_owned();
     let mut parts = release
         .split(['.', '-'])
         .map(|p| p.parse::<u32>().unwrap_or(0));
-    (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) >= (6, 2)
+    let version = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
+    (release, version)
+}
+
+/// Whether the kernel knows UDP segmentation in virtio-net headers (Linux 6.2).
+#[must_use]
+pub fn has_uso() -> bool {
+    kernel().1 >= (6, 2)
 }

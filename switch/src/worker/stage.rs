@@ -42,6 +42,9 @@ pub trait Stage: Send + 'static {
     /// Descriptors that are watched are ready, or the stage has asked for another turn ([`Cx::again`]).
     fn ready(&mut self, _cx: &mut Cx, _events: &[Ready]) {}
 
+    /// Captures look at a port, or don't any more.
+    fn port_watched(&mut self, _port: PortId, _watched: bool) {}
+
     /// News from another worker.
     fn sync(&mut self, _cx: &mut Cx, _news: &Sync) {}
 }
@@ -76,6 +79,11 @@ impl<A: Stage, B: Stage> Stage for (A, B) {
     fn link_changed(&mut self, cx: &mut Cx, port: PortId, up: bool) {
         self.0.link_changed(cx, port, up);
         self.1.link_changed(cx, port, up);
+    }
+
+    fn port_watched(&mut self, port: PortId, watched: bool) {
+        self.0.port_watched(port, watched);
+        self.1.port_watched(port, watched);
     }
 
     fn sync(&mut self, cx: &mut Cx, news: &Sync) {

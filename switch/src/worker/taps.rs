@@ -13,6 +13,7 @@ impl<S: Stage> Worker<S> {
         if let Some(slot) = self.out.slot(id) {
             slot.taps = side(Direction::Ingress);
             slot.txq.taps = side(Direction::Egress);
+            self.stage.port_watched(id, !taps.is_empty());
         }
     }
 

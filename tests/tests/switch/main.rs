@@ -1,5 +1,6 @@
 //! The switch as a person has it: vswitchd set up by vswitchctl, containers with the kernel's own network stack.
 
+mod fast;
 mod forwarding;
 mod guard;
 mod host_stack;

@@ -1,0 +1,354 @@
+//! The programs of the fast path, put together instruction by instruction.
+//!
+//! # Theory of operation
+//!
+//! An [`Assembler`] gathers instructions and labels; [`Assembler::finish`] turns jumps to labels into offsets. That is all it takes for
+//! programs this small, and no compiler is needed to build the switch.
+//!
+//! Both programs begin with the same decision, so that a frame which the first one redirects is one that the second one keeps from
+//! the packet socket: untagged, (interface, destination, source) in the table, of the generation in force, and not too long. Layouts
+//! are those of [`super::layout`]; the instruction set is RFC 9669.
+
+use super::layout::{FRAME_LIMIT, GENERATION, GSO_LIMIT, HITS, KEY, PORT_BASE, RX_PORT, TX_PORT};
+use super::layout::{PORT_SHIFT, PORTS, TARGET};
+use crate::sys::bpf::Insn;
+use std::os::fd::{AsFd, AsRawFd};
+
+/// A register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct R(u8);
+
+/// Result of a call and of the program.
+const R0: R = R(0);
+const R1: R = R(1);
+const R2: R = R(2);
+const R3: R = R(3);
+const R4: R = R(4);
+/// These are kept across calls.
+const CONTEXT: R = R(6);
+const ENTRY: R = R(7);
+const LENGTH: R = R(8);
+/// Top of the stack; read only.
+const FRAME: R = R(10);
+
+/// Width of an access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Width {
+    Word = 0x00,
+    Double = 0x18,
+}
+
+/// Condition of a jump, unsigned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum If {
+    Equal = 0x10,
+    Above = 0x20,
+    NotEqual = 0x50,
+}
+
+/// A place to jump to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Label(usize);
+
+/// A jump that can't be: a label without a place, or too far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("jump of instruction {0} leads nowhere")]
+pub struct BadJump(usize);
+
+/// Gathers a program.
+#[derive(Debug, Default)]
+pub(super) struct Assembler {
+    insns: Vec<Insn>,
+    /// Where labels are.
+    places: Vec<Option<usize>>,
+    /// Instructions that jump to them.
+    jumps: Vec<(usize, Label)>,
+}
+
+impl Assembler {
+    fn push(&mut self, code: u8, dst: R, src: R, off: i16, imm: i32) {
+        // Little endian machines have the destination in the low nibble.
+        let regs = if cfg!(target_endian = "little") {
+            src.0 << 4 | dst.0
+        } else {
+            dst.0 << 4 | src.0
+        };
+        self.insns.push(Insn {
+            code,
+            regs,
+            off,
+            imm,
+        });
+    }
+
+    /// A label, to be placed before or after the jumps to it.
+    pub(super) fn label(&mut self) -> Label {
+        self.places.push(None);
+        Label(self.places.len() - 1)
+    }
+
+    /// The label is here.
+    pub(super) fn place(&mut self, label: Label) {
+        if let Some(place) = self.places.get_mut(label.0) {
+            *place = Some(self.insns.len());
+        }
+    }
+
+    /// `dst = imm`, sign extended.
+    pub(super) fn set(&mut self, dst: R, imm: i32) {
+        self.push(0xb7, dst, R0, 0, imm);
+    }
+
+    /// `dst = imm`, the upper half zero.
+    pub(super) fn set32(&mut self, dst: R, imm: i32) {
+        self.push(0xb4, dst, R0, 0, imm);
+    }
+
+    /// `dst = src`.
+    pub(super) fn copy(&mut self, dst: R, src: R) {
+        self.push(0xbf, dst, src, 0, 0);
+    }
+
+    /// `dst += imm`.
+    pub(super) fn add(&mut self, dst: R, imm: i32) {
+        self.push(0x07, dst, R0, 0, imm);
+    }
+
+    /// `dst += src`.
+    pub(super) fn add_reg(&mut self, dst: R, src: R) {
+        self.push(0x0f, dst, src, 0, 0);
+    }
+
+    /// `dst <<= imm`.
+    pub(super) fn shift_left(&mut self, dst: R, imm: i32) {
+        self.push(0x67, dst, R0, 0, imm);
+    }
+
+    /// `dst = *(src + off)`, zero extended.
+    pub(super) fn load(&mut self, width: Width, dst: R, src: R, off: i16) {
+        self.push(0x61 | width as u8, dst, src, off, 0);
+    }
+
+    /// `*(dst + off) = src`.
+    pub(super) fn store(&mut self, width: Width, dst: R, off: i16, src: R) {
+        self.push(0x63 | width as u8, dst, src, off, 0);
+    }
+
+    /// `*(dst + off) += src`, 64 bits, atomically.
+    pub(super) fn atomic_add(&mut self, dst: R, off: i16, src: R) {
+        self.push(0xdb, dst, src, off, 0);
+    }
+
+    /// Jumps if `dst` compares so with `imm`.
+    pub(super) fn jump_if(&mut self, cond: If, dst: R, imm: i32, to: Label) {
+        self.jumps.push((self.insns.len(), to));
+        self.push(0x05 | cond as u8, dst, R0, 0, imm);
+    }
+
+    /// Jumps if `dst` compares so with `src`.
+    pub(super) fn jump_if_reg(&mut self, cond: If, dst: R, src: R, to: Label) {
+        self.jumps.push((self.insns.len(), to));
+        self.push(0x0d | cond as u8, dst, src, 0, 0);
+    }
+
+    /// Jumps.
+    pub(super) fn jump(&mut self, to: Label) {
+        self.jumps.push((self.insns.len(), to));
+        self.push(0x05, R0, R0, 0, 0);
+    }
+
+    /// `dst` = a map, for a call.
+    pub(super) fn map(&mut self, dst: R, map: impl AsFd) {
+        self.push(0x18, dst, R(1), 0, map.as_fd().as_raw_fd());
+        self.push(0, R0, R0, 0, 0);
+    }
+
+    /// `dst` = address of the only value of a map.
+    pub(super) fn map_value(&mut self, dst: R, map: impl AsFd) {
+        self.push(0x18, dst, R(2), 0, map.as_fd().as_raw_fd());
+        self.push(0, R0, R0, 0, 0);
+    }
+
+    /// Calls a helper: arguments in r1 to r5, the result in r0; r1 to r5 are lost.
+    pub(super) fn call(&mut self, helper: i32) {
+        self.push(0x85, R0, R0, 0, helper);
+    }
+
+    /// Ends with r0.
+    pub(super) fn exit(&mut self) {
+        self.push(0x95, R0, R0, 0, 0);
+    }
+
+    /// The program, its jumps resolved.
+    pub(super) fn finish(mut self) -> Result<Vec<Insn>, BadJump> {
+        for (at, label) in self.jumps {
+            let place = self.places.get(label.0).copied().flatten();
+            // Counted from the instruction behind the jump.
+            let off = place.and_then(|p| i16::try_from(p as i64 - at as i64 - 1).ok());
+            let (Some(off), Some(insn)) = (off, self.insns.get_mut(at)) else {
+                return Err(BadJump(at));
+            };
+            insn.off = off;
+        }
+        Ok(self.insns)
+    }
+}
+
+// Members of struct __sk_buff.
+const SKB_LEN: i16 = 0;
+const SKB_VLAN_PRESENT: i16 = 20;
+const SKB_IFINDEX: i16 = 40;
+const SKB_GSO_SIZE: i16 = 176;
+// enum bpf_func_id.
+const MAP_LOOKUP_ELEM: i32 = 1;
+const SKB_LOAD_BYTES: i32 = 26;
+const SKB_CHANGE_TYPE: i32 = 32;
+const REDIRECT_PEER: i32 = 155;
+/// The frame is for who receives it (include/uapi/linux/if_packet.h).
+const PACKET_HOST: i32 = 0;
+/// Not ours: what comes behind decides.
+const TCX_NEXT: i32 = -1;
+/// Bytes of both addresses.
+const ADDRESSES: i32 = 12;
+
+/// Leaves ENTRY pointing at the table's entry for the frame, or goes to `pass`.
+fn decide(a: &mut Assembler, table: impl AsFd, state: impl AsFd, pass: Label) {
+    let (gso, fits) = (a.label(), a.label());
+    a.copy(CONTEXT, R1);
+    a.load(Width::Word, R2, CONTEXT, SKB_VLAN_PRESENT);
+    a.jump_if(If::NotEqual, R2, 0, pass);
+    a.load(Width::Word, R2, CONTEXT, SKB_IFINDEX);
+    a.store(Width::Word, FRAME, -(KEY as i16), R2);
+    a.copy(R1, CONTEXT);
+    a.set(R2, 0);
+    a.copy(R3, FRAME);
+    a.add(R3, -ADDRESSES);
+    a.set(R4, ADDRESSES);
+    a.call(SKB_LOAD_BYTES);
+    a.jump_if(If::NotEqual, R0, 0, pass);
+    a.map(R1, table);
+    a.copy(R2, FRAME);
+    a.add(R2, -(KEY as i32));
+    a.call(MAP_LOOKUP_ELEM);
+    a.jump_if(If::Equal, R0, 0, pass);
+    a.copy(ENTRY, R0);
+    a.map_value(R1, state);
+    a.load(Width::Double, R2, R1, 0);
+    a.load(Width::Double, R3, ENTRY, GENERATION as i16);
+    a.jump_if_reg(If::NotEqual, R2, R3, pass);
+    a.load(Width::Word, LENGTH, CONTEXT, SKB_LEN);
+    a.load(Width::Word, R2, CONTEXT, SKB_GSO_SIZE);
+    a.jump_if(If::NotEqual, R2, 0, gso);
+    a.load(Width::Word, R3, ENTRY, FRAME_LIMIT as i16);
+    a.jump_if_reg(If::Above, LENGTH, R3, pass);
+    a.jump(fits);
+    a.place(gso);
+    a.load(Width::Word, R3, ENTRY, GSO_LIMIT as i16);
+    a.jump_if_reg(If::Above, R2, R3, pass);
+    a.place(fits);
+}
+
+/// Counts a frame in the counters that begin at `first` of the port that ENTRY names at `port`.
+fn count(a: &mut Assembler, state: impl AsFd, port: usize, first: i16, pass: Label) {
+    a.load(Width::Word, R2, ENTRY, port as i16);
+    a.jump_if(If::Above, R2, PORTS as i32 - 1, pass);
+    a.shift_left(R2, PORT_SHIFT);
+    a.map_value(R1, state);
+    a.add_reg(R1, R2);
+    a.set(R3, 1);
+    a.atomic_add(R1, PORT_BASE as i16 + first, R3);
+    a.atomic_add(R1, PORT_BASE as i16 + first + 8, LENGTH);
+}
+
+/// The classifier at the switch's end of a pair: counts and redirects.
+pub(super) fn ingress(table: impl AsFd, state: impl AsFd) -> Result<Vec<Insn>, BadJump> {
+    let mut a = Assembler::default();
+    let pass = a.label();
+    decide(&mut a, table, &state, pass);
+    count(&mut a, &state, RX_PORT, 0, pass);
+    count(&mut a, &state, TX_PORT, 16, pass);
+    // Only whether it moves is looked at, so that one lost between two processors does no harm.
+    a.load(Width::Double, R2, ENTRY, HITS as i16);
+    a.add(R2, 1);
+    a.store(Width::Double, ENTRY, HITS as i16, R2);
+    // It was taken for somebody else's by the near end, whose address isn't the container's.
+    a.copy(R1, CONTEXT);
+    a.set(R2, PACKET_HOST);
+    a.call(SKB_CHANGE_TYPE);
+    a.load(Width::Word, R1, ENTRY, TARGET as i16);
+    a.set(R2, 0);
+    a.call(REDIRECT_PEER);
+    a.exit();
+    a.place(pass);
+    a.set32(R0, TCX_NEXT);
+    a.exit();
+    a.finish()
+}
+
+/// The filter of the packet sockets: drops what the classifier will redirect.
+pub(super) fn filter(table: impl AsFd, state: impl AsFd) -> Result<Vec<Insn>, BadJump> {
+    let mut a = Assembler::default();
+    let pass = a.label();
+    decide(&mut a, table, state, pass);
+    a.set(R0, 0);
+    a.exit();
+    a.place(pass);
+    // All of it.
+    a.set32(R0, -1);
+    a.exit();
+    a.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jumps_lead_to_their_labels() {
+        let mut a = Assembler::default();
+        let (back, ahead) = (a.label(), a.label());
+        a.place(back);
+        a.set(R0, 7);
+        a.jump_if(If::Equal, R0, 7, ahead);
+        a.jump(back);
+        a.place(ahead);
+        a.exit();
+        let p = a.finish().unwrap();
+        let code: Vec<(u8, i16)> = p.iter().map(|i| (i.code, i.off)).collect();
+        assert_eq!(code, [(0xb7, 0), (0x15, 1), (0x05, -3), (0x95, 0)]);
+        assert_eq!(p[0].imm, 7);
+    }
+
+    #[test]
+    fn a_label_without_a_place_is_refused() {
+        let mut a = Assembler::default();
+        let nowhere = a.label();
+        a.exit();
+        a.jump(nowhere);
+        assert_eq!(a.finish(), Err(BadJump(1)));
+    }
+
+    #[test]
+    fn registers_widths_and_wide_constants() {
+        let mut a = Assembler::default();
+        a.load(Width::Double, R2, CONTEXT, 8);
+        a.store(Width::Word, FRAME, -16, R3);
+        a.map(R1, std::io::stdin());
+        let p = a.finish().unwrap();
+        assert_eq!(p.len(), 4, "a map takes two");
+        assert_eq!((p[0].code, p[0].off), (0x79, 8));
+        assert_eq!((p[1].code, p[1].off), (0x63, -16));
+        if cfg!(target_endian = "little") {
+            let regs: Vec<u8> = p.iter().map(|i| i.regs).collect();
+            assert_eq!(regs, [0x62, 0x3a, 0x11, 0x00]);
+        }
+        assert_eq!((p[2].code, p[2].imm), (0x18, 0));
+    }
+
+    #[test]
+    fn both_programs_hold_together() {
+        let input = std::io::stdin();
+        assert!(ingress(&input, &input).is_ok_and(|p| p.len() > 40));
+        assert!(filter(&input, &input).is_ok_and(|p| p.len() > 30));
+    }
+}
