@@ -18,7 +18,7 @@ use crate::{machine, stop};
 /// A load above which other programs decide the figures.
 const BUSY: f64 = 0.5;
 
-const PEERS: [Peer; 16] = [
+const PEERS: [Peer; 17] = [
     Peer::Veth,
     Peer::Bridge,
     Peer::Ovs,
