@@ -77,7 +77,7 @@ struct Run {
     /// Write a line to this file descriptor once ready, and close it.
     #[arg(long, value_name = "FD")]
     ready_fd: Option<i32>,
-    /// Control socket [default: below XDG_RUNTIME_DIR, or /run/vswitch/vswitch.sock].
+    /// Control socket [default: /run/vswitch/vswitch.sock for root, below XDG_RUNTIME_DIR for others].
     #[arg(long, env = "VSWITCH_SOCKET", value_name = "PATH")]
     socket: Option<PathBuf>,
     /// Where state is kept [default: below XDG_STATE_HOME, or /var/lib/vswitch/state.json].

@@ -166,6 +166,7 @@ pub(crate) fn exists(act: &str, what: &str, name: &str) -> Refusal {
     let command = refusal::command(what);
     let remedy = match what {
         "mirror" | "published port" => format!("delete it first with `vswitchctl {command} del`"),
+        "port" => "change it with `vswitchctl port set`, delete it with `port del` if its container has gone".into(),
         _ => format!("change it with `vswitchctl {command} set`"),
     };
     Refusal::new(

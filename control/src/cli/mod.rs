@@ -51,7 +51,7 @@ Examples:
 #[derive(Debug, Parser)]
 #[command(name = "vswitchctl", version, after_help = AFTER_HELP, next_display_order = None, propagate_version = true)]
 pub struct Cli {
-    /// Control socket of vswitchd [default: below XDG_RUNTIME_DIR, or /run/vswitch/vswitch.sock].
+    /// Control socket of vswitchd [default: /run/vswitch/vswitch.sock for root, below XDG_RUNTIME_DIR for others].
     #[arg(long, global = true, env = "VSWITCH_SOCKET", value_name = "PATH")]
     socket: Option<PathBuf>,
     /// Print JSON, for programs.

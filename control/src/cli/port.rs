@@ -126,26 +126,20 @@ pub(super) async fn run(s: &Session, command: Port) -> Done {
 }
 
 async fn hand_over(s: &Session, name: String, port: Value, number: i32) -> Done {
-    let io = |act: &'static str, thing: String, remedy: &'static str| {
-        move |source| CtlError::Io {
-            act,
-            thing,
-            source,
-            remedy,
-        }
-    };
-    let fd = vswitch_core::sys::scm::inherited(number).map_err(io(
-        "taking up",
-        format!("file descriptor {number}"),
-        "open the TAP queue in the program that starts vswitchctl, without close-on-exec",
-    ))?;
+    let fd = vswitch_core::sys::scm::inherited(number);
+    let fd = fd.map_err(|source| CtlError::Io {
+        act: "taking up",
+        thing: format!("file descriptor {number}"),
+        source,
+        remedy: "open the TAP queue in the program that starts vswitchctl, without close-on-exec",
+    })?;
     let port = serde_json::from_value(port).map_err(|e| ClientError::Broken(e.to_string()))?;
     let request = Handover { name, port };
-    let answer = handover::send(&s.socket, &request, &fd).await.map_err(io(
-        "handing over a queue at",
-        handover::path_beside(&s.socket).display().to_string(),
-        "start vswitchd with `vswitchd run`, or name its socket with --socket",
-    ))?;
+    let answer = handover::send(&s.socket, &request, &fd).await;
+    let answer = answer.map_err(|source| ClientError::Unreachable {
+        path: handover::path_beside(&s.socket),
+        source,
+    })?;
     let view = answer.map_err(ClientError::Refused)?;
     if s.json { show::json(&view) } else { Ok(()) }
 }

@@ -184,7 +184,10 @@ impl Topology {
                     })
             };
             if let Some((other, _)) = seen.iter().find(|(_, q)| clash(q)) {
-                let reason = format!("`{other}` has ports of {} already", p.ports);
+                let reason = format!(
+                    "`{other}` and `{name}` would both have ports of {}",
+                    p.ports
+                );
                 return at(
                     "ports",
                     reason,
@@ -201,7 +204,7 @@ impl Topology {
         let field = if p.auto { "auto" } else { "splice" };
         if self.host_addresses(p).is_empty() {
             let reason = "that is for ports of the host only, and it isn't one".to_owned();
-            let remedy = "give the container's gateway a host uplink, and leave out network";
+            let remedy = "give the container's gateway a host uplink, and leave out network; or delete the published port first";
             return Err((field, reason, remedy));
         }
         if p.splice && p.protocol != Protocol::Tcp {

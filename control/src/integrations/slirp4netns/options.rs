@@ -162,7 +162,9 @@ impl<A: FromStr> FromStr for Outbound<A> {
         }
         match nix::net::if_::if_nametoindex(text) {
             Ok(_) => Ok(Outbound::Interface(text.to_owned())),
-            Err(_) => Err("it is neither an address of the host nor one of its interfaces".into()),
+            Err(_) => {
+                Err("it is neither an address of this family nor an interface of the host".into())
+            }
         }
     }
 }
