@@ -181,6 +181,12 @@ impl Slirp {
         let Some(i) = self.table.find(&key) else {
             return;
         };
+        self.end_refused(i);
+    }
+
+    /// Ends a flow that the container, or the way to it, refuses: a connection if it was to begin, and a client's of datagrams. No
+    /// socket sends an ICMP error, and a raw one takes a privilege: that client isn't told, but it is counted.
+    fn end_refused(&mut self, i: u32) {
         match self.table.get(i).map(|s| &s.flow) {
             Some(Flow::Tcp(t)) if t.0.is_opening() => self.close(i, true),
             Some(Flow::Served(s)) => {
@@ -211,18 +217,7 @@ impl Slirp {
         if !matches!(error.kind, IcmpKind::Unreachable(_)) {
             return true;
         }
-        match self.table.get(i).map(|s| &s.flow) {
-            Some(Flow::Tcp(t)) if t.0.is_opening() => self.close(i, true),
-            // No socket sends an ICMP error, and a raw one takes a privilege: the client isn't told, but it is counted.
-            Some(Flow::Served(s)) => {
-                let by = s.listener;
-                if let Some(l) = self.listeners.get(by) {
-                    l.counters.failed.add(1);
-                }
-                self.close(i, false);
-            }
-            _ => {}
-        }
+        self.end_refused(i);
         true
     }
 }
