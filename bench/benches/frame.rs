@@ -6,15 +6,18 @@
 
 #[path = "common/draw.rs"]
 mod draw;
+#[path = "common/packet.rs"]
+mod packet;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use draw::Draw;
+use packet::packet;
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use vswitch_core::bridge::fdb::Fdb;
 use vswitch_core::bridge::{Bridge, NetworkConfig, NetworkId, PortConfig};
-use vswitch_core::frame::{BATCH_SIZE, Frame, GsoType, Offloads, VnetHdr, gso};
+use vswitch_core::frame::{BATCH_SIZE, Frame, GsoType, Offloads, gso};
 use vswitch_core::port::mem::{self, Mem};
 use vswitch_core::port::{PortId, TxQueue};
 use vswitch_core::stats::PortCounters;
@@ -23,23 +26,6 @@ use vswitch_core::worker::{PortSetup, WorkerConfig, WorkerHandle, spawn};
 
 fn mac(n: u32) -> MacAddr {
     MacAddr::from_u64(0x0200_0000_0000 | u64::from(n))
-}
-
-/// Ethernet, IPv4 and TCP with zeroes, whose checksum is left to be done.
-fn packet(payload: usize) -> Frame {
-    let mut bytes = vec![0u8; 54 + payload];
-    bytes[12..16].copy_from_slice(&[8, 0, 0x45, 0]);
-    bytes[16..18].copy_from_slice(&((40 + payload) as u16).to_be_bytes());
-    bytes[22..24].copy_from_slice(&[64, 6]);
-    bytes[46] = 5 << 4;
-    let mut frame = Frame::from_bytes(&bytes).expect("fits");
-    frame.vnet = VnetHdr {
-        needs_csum: true,
-        csum_start: 34,
-        csum_offset: 16,
-        ..VnetHdr::default()
-    };
-    frame
 }
 
 fn parse(c: &mut Criterion) {

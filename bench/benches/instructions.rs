@@ -6,15 +6,18 @@
 //! takes, so these are not the release's numbers, but move with them.
 
 mod common;
+#[path = "common/packet.rs"]
+mod packet;
 
 use common::Draw;
 use common::gateway::{batch, clock, forwarded, gateway, of};
+use packet::packet;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::path::Path;
 use std::process::{Command, ExitCode};
-use vswitch_core::frame::{BATCH_SIZE, Frame, GsoType, Offloads, VnetHdr, gso};
+use vswitch_core::frame::{BATCH_SIZE, GsoType, Offloads, gso};
 use vswitch_core::port::PortId;
 use vswitch_core::wire;
 use vswitch_core::worker::Stage;
@@ -87,23 +90,6 @@ fn new(batches: u32) {
         p.run(&mut cx, black_box(&mut b));
         assert_eq!(forwarded(&b), BATCH_SIZE, "every frame is sent on");
     }
-}
-
-/// Ethernet, IPv4 and TCP with zeroes, whose checksum is left to be done.
-fn packet(payload: usize) -> Frame {
-    let mut bytes = vec![0u8; 54 + payload];
-    bytes[12..16].copy_from_slice(&[8, 0, 0x45, 0]);
-    bytes[16..18].copy_from_slice(&((40 + payload) as u16).to_be_bytes());
-    bytes[22..24].copy_from_slice(&[64, 6]);
-    bytes[46] = 5 << 4;
-    let mut frame = Frame::from_bytes(&bytes).expect("fits");
-    frame.vnet = VnetHdr {
-        needs_csum: true,
-        csum_start: 34,
-        csum_offset: 16,
-        ..VnetHdr::default()
-    };
-    frame
 }
 
 fn segment(batches: u32) {

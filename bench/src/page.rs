@@ -36,50 +36,46 @@ pub(crate) fn page(report: &Report) -> anyhow::Result<String> {
         sections.push(section(report, metric, &rows)?);
     }
     let scale = scale::section(&report.scale)?;
-    let page = html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width";
-                title { "vswitch side by side" }
-                style { (PreEscaped(STYLE)) }
-            }
-            body {
-                h1 { "vswitch side by side" }
-                (about(report))
-                (targets(report))
-                @for line in report.failed() { p.missed { (line) } }
-                (scale)
-                @for section in sections { (section) }
-            }
-        }
+    let body = html! {
+        (about(report))
+        (targets(report))
+        @for line in report.failed() { p.missed { (line) } }
+        (scale)
+        @for section in sections { (section) }
     };
-    Ok(page.into_string())
+    Ok(document("vswitch side by side", &body))
 }
 
 /// A page of curves alone.
 pub(crate) fn scale_page(about: &[(String, String)], curves: &[Curve]) -> anyhow::Result<String> {
     let section = scale::section(curves)?;
-    Ok(html! {
+    let body = html! {
+        table {
+            @for (name, value) in about { tr { td { (name) } td { code { (value) } } } }
+        }
+        (section)
+    };
+    Ok(document("vswitch at scale", &body))
+}
+
+/// A page with its head.
+fn document(title: &str, body: &Markup) -> String {
+    html! {
         (DOCTYPE)
         html lang="en" {
             head {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width";
-                title { "vswitch at scale" }
+                title { (title) }
                 style { (PreEscaped(STYLE)) }
             }
             body {
-                h1 { "vswitch at scale" }
-                table {
-                    @for (name, value) in about { tr { td { (name) } td { code { (value) } } } }
-                }
-                (section)
+                h1 { (title) }
+                (body)
             }
         }
     }
-    .into_string())
+    .into_string()
 }
 
 fn about(report: &Report) -> Markup {
