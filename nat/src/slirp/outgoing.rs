@@ -8,6 +8,7 @@ use super::udp::{SEGMENTS, Udp, quote};
 use super::{Flow, Key, Out, Slirp};
 use arrayvec::ArrayVec;
 use std::io::{self, ErrorKind, IoSlice};
+use std::ops::Range;
 use std::os::fd::AsFd;
 use vswitch_core::clock::Nanos;
 use vswitch_core::frame::{DropReason, Frame};
@@ -73,6 +74,20 @@ fn alike(run: &[Datagram]) -> usize {
         }
     }
     n.max(1)
+}
+
+/// Puts those of a flow together in their order, and says where each flow's are: by who came first, as the slots of a table say
+/// nothing about that and hosts outside may care (traceroute).
+fn in_turn(all: &mut [Datagram]) -> ArrayVec<(u32, Range<usize>), MOST> {
+    all.sort_unstable_by_key(|d| (d.flow, d.nth));
+    let (mut runs, mut at) = (ArrayVec::new(), 0);
+    for run in all.chunk_by(|a, b| a.flow == b.flow && a.key == b.key) {
+        let from = at;
+        at += run.len();
+        runs.extend(run.first().map(|d| (d.nth, from..at)));
+    }
+    runs.sort_unstable_by_key(|(first, _)| *first);
+    runs
 }
 
 impl Udp {
@@ -229,9 +244,8 @@ impl Slirp {
             return;
         }
         let mut all = std::mem::take(&mut self.outgoing);
-        // Of a flow together and in their order.
-        all.sort_unstable_by_key(|d| (d.flow, d.nth));
-        for run in all.chunk_by_mut(|a, b| a.flow == b.flow && a.key == b.key) {
+        for (_, range) in in_turn(&mut all) {
+            let run = all.get_mut(range).unwrap_or_default();
             let flow = run.first().and_then(|d| {
                 let slot = self.table.get(d.flow)?;
                 (slot.key == d.key).then_some(slot)
@@ -300,6 +314,21 @@ mod tests {
         assert_eq!(count(&[1000; 80]), SEGMENTS);
         let run = [datagram(0, 9, None), datagram(1, 9, Some(2))];
         assert_eq!(alike(&run), 1, "another TTL");
+    }
+
+    #[test]
+    fn flows_have_their_turn_by_who_came_first() {
+        let mut all: Vec<_> = (0u32..)
+            .zip([7, 7, 3, 9, 3, 7, 1])
+            .map(|(nth, flow)| Datagram {
+                flow,
+                ..datagram(nth, 1, None)
+            })
+            .collect();
+        let runs = in_turn(&mut all);
+        let turn = |r: &(u32, Range<usize>)| all[r.1.clone()].iter().map(|d| d.nth).collect();
+        let turns: Vec<Vec<u32>> = runs.iter().map(turn).collect();
+        assert_eq!(turns, [vec![0, 1, 5], vec![2, 4], vec![3], vec![6]]);
     }
 
     #[test]

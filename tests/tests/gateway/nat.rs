@@ -197,7 +197,7 @@ fn published_ports_keep_the_clients_address() {
         "--to",
         "192.0.2.10:80",
     ]);
-    assert!(err.contains("already"), "{err}");
+    assert!(err.contains("would both have ports of 9000-9001"), "{err}");
     d.ctl(&["publish", "del", "web"]);
     assert_eq!(ask(&outside, "198.51.100.1", 8080), "none");
     d.assert_ledger();

@@ -25,14 +25,13 @@ fn routed(lab: &Lab, mtu: u32) -> (Site, Node) {
     }
     far.route("198.51.100.0/24", "203.0.113.1");
     far.route("2001:db8:2::/64", "2001:db8:3::1");
-    for value in [
-        "net.ipv4.ip_forward=1",
-        "net.ipv6.conf.all.forwarding=1",
-        // All that is asked for.
-        "net.ipv4.icmp_ratelimit=0",
-        "net.ipv6.icmp.ratelimit=0",
-    ] {
+    for value in ["net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"] {
         router.ok(&["sysctl", "-qw", value]);
+    }
+    // All that is asked for is told.
+    for value in ["net.ipv4.icmp_ratelimit=0", "net.ipv6.icmp.ratelimit=0"] {
+        router.ok(&["sysctl", "-qw", value]);
+        far.ok(&["sysctl", "-qw", value]);
     }
     host.ok(&["sysctl", "-qw", "net.ipv4.ping_group_range=0 1000"]);
     (site, far)
