@@ -28,6 +28,8 @@ use vswitch_nat::Pipeline;
 const STACK: usize = 512 << 10;
 /// How often the gateways' services are looked after, and containers are looked into.
 const TEND: Duration = Duration::from_secs(1);
+/// How often is looked after what nothing tells of.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// How to start.
 #[derive(Clone, Debug)]
@@ -248,15 +250,16 @@ impl Control {
         }
         let tended = plane.clone();
         tokio::spawn(async move {
-            let mut each = tokio::time::interval(TEND);
-            each.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {
-                each.tick().await;
-                let idle = crate::api::lock(&tended).tend_services();
-                // Who serves nothing isn't woken every second.
-                if let Some(changed) = idle {
+                let (changed, besides) = crate::api::lock(&tended).tend_services();
+                let soonest = tokio::time::Instant::now() + TEND;
+                // Who serves nothing isn't woken for nothing, and who asks for leases all the time doesn't have each one saved.
+                if besides {
+                    let _ = tokio::time::timeout(LOOK, changed.notified()).await;
+                } else {
                     changed.notified().await;
                 }
+                tokio::time::sleep_until(soonest).await;
             }
         });
         let followed = plane.clone();

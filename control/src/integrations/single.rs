@@ -27,8 +27,10 @@ use vswitch_nat::Pipeline;
 const SPIN: Duration = Duration::from_micros(60);
 /// Stack of the thread that follows the host.
 const STACK: usize = 256 << 10;
-/// How often services are looked after, in milliseconds.
+/// How often is looked which ports the host listens at, where those are published, in milliseconds.
 const TEND: u16 = 1000;
+/// How often is looked after what nothing tells of.
+const LOOK: u16 = 5000;
 
 /// What went wrong.
 #[derive(Debug, thiserror::Error)]
@@ -145,6 +147,7 @@ pub(super) fn await_end(
 pub(crate) struct Single {
     plane: Shared,
     gone: Arc<EventFd>,
+    leases: Arc<EventFd>,
 }
 
 impl Single {
@@ -154,15 +157,18 @@ impl Single {
         taps: &BTreeMap<String, OwnedFd>,
     ) -> Result<Single, SingleError> {
         let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
-        let gone = EventFd::from_value_and_flags(0, flags).map_err(system("opening an eventfd"))?;
-        let gone = Arc::new(gone);
-        let tell = gone.clone();
+        let open = || EventFd::from_value_and_flags(0, flags).map_err(system("opening an eventfd"));
+        let (gone, leases) = (Arc::new(open()?), Arc::new(open()?));
+        let (tell, tell_of_leases) = (gone.clone(), leases.clone());
         let events: EventSink = Arc::new(move |event| match event {
             Event::PortDown { is_final: true, .. } => {
                 let _ = tell.write(1);
             }
             Event::PortDown { reason, .. } => {
                 tracing::warn!(reason, "the container's port is down");
+            }
+            Event::LeasesChanged => {
+                let _ = tell_of_leases.write(1);
             }
             Event::NatExhausted { reason, .. } => tracing::warn!(reason, "connections are refused"),
             _ => {}
@@ -189,6 +195,7 @@ impl Single {
         Ok(Single {
             plane: Arc::new(Mutex::new(plane)),
             gone,
+            leases,
         })
     }
 
@@ -223,19 +230,26 @@ impl Single {
             PollFd::new(self.gone.as_fd(), PollFlags::POLLIN),
         ];
         fds.extend(other.map(Other::watched));
+        let reasons = [Ended::Signal, Ended::Gone, Ended::Other];
+        let ends = fds.len();
+        fds.push(PollFd::new(self.leases.as_fd(), PollFlags::POLLIN));
+        let mut timeout = TEND;
         loop {
-            match poll(&mut fds, PollTimeout::from(TEND)) {
+            match poll(&mut fds, PollTimeout::from(timeout)) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(e) => return Err(system("waiting for the end")(e)),
             }
-            let reasons = [Ended::Signal, Ended::Gone, Ended::Other];
             let told = |(fd, why): (&PollFd<'_>, Ended)| fd.any().unwrap_or(true).then_some(why);
-            if let Some(why) = fds.iter().zip(reasons).find_map(told) {
+            if let Some(why) = fds.iter().take(ends).zip(reasons).find_map(told) {
                 return Ok(why);
             }
             let mut plane = lock(&self.plane);
+            if self.leases.read().is_ok() {
+                plane.leases_changed();
+            }
             plane.tend_services();
-            plane.follow_listening();
+            let listens = plane.follow_listening().is_none();
+            timeout = if listens { TEND } else { LOOK };
         }
     }
 }

@@ -358,6 +358,14 @@ impl Plane {
             record.reason = Some(format!("{lost} events came faster than they could be told"));
             self.bus.tell(record);
         }
+        let of_leases = matches!(event, Event::LeasesChanged);
+        if lost > 0 || of_leases {
+            self.leases_changed();
+        }
+        if of_leases {
+            // They are told one by one.
+            return;
+        }
         let record = self.record(event);
         match event {
             Event::PortDown {
@@ -491,6 +499,7 @@ impl Plane {
                 r.port = port(p);
                 "loop_cleared"
             }
+            Event::LeasesChanged => "leases_changed",
         }
         .to_owned();
         r
