@@ -126,7 +126,8 @@ pub(super) unsafe fn control<T: Copy>(
     let mut at = unsafe { libc::CMSG_FIRSTHDR(header) };
     // SAFETY: within the control buffer, by the caller's promise, or null.
     while let Some(c) = unsafe { at.as_ref() } {
-        if c.cmsg_level == level && c.cmsg_type == kind && (c.cmsg_len as usize) >= enough {
+        let len: usize = c.cmsg_len as _;
+        if c.cmsg_level == level && c.cmsg_type == kind && len >= enough {
             // SAFETY: level, type and length say that a `T` is there; it may be unaligned.
             return Some(unsafe { libc::CMSG_DATA(c).cast::<T>().read_unaligned() });
         }
