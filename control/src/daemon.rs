@@ -237,11 +237,12 @@ impl Control {
             mut watches,
             wake,
         } = self;
-        if let Some(socket) = socket {
-            tokio::spawn(report("the API", server::serve(socket, plane.clone())));
+        // The sockets themselves stay here until the end.
+        if let Some(door) = open("the API", socket.as_ref()) {
+            tokio::spawn(report("the API", server::serve(door, plane.clone())));
         }
-        if let Some(socket) = handover {
-            let served = server::serve_handover(socket, plane.clone());
+        if let Some(door) = open("the hand-over socket", handover.as_ref()) {
+            let served = server::serve_handover(door, plane.clone());
             tokio::spawn(report("the hand-over socket", served));
         }
         if let Some(listener) = metrics {
@@ -313,6 +314,12 @@ fn accelerator(wake: Arc<Notify>) -> Result<Arc<Accelerator>, String> {
             Err(reason)
         }
     }
+}
+
+fn open(what: &str, socket: Option<&Socket>) -> Option<server::Door> {
+    let door = socket?.door();
+    door.map_err(|e| tracing::error!("serving {what}: {e}"))
+        .ok()
 }
 
 async fn report(what: &str, served: impl Future<Output = io::Result<()>>) {

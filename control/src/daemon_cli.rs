@@ -110,6 +110,9 @@ pub fn command() -> clap::Command {
 /// Runs vswitchd with the process's arguments.
 #[must_use]
 pub fn main() -> ExitCode {
+    if let Some(code) = crate::integrations::under_its_name() {
+        return code;
+    }
     let run = match Cli::parse().command {
         Command::Demo(demo) => return demo::main(&demo),
         Command::DemoAgent(_) => return demo::agent(),

@@ -20,6 +20,7 @@ pub mod handover;
 pub mod integrations;
 mod interface;
 mod listening;
+mod lockfile;
 pub mod logging;
 pub mod metrics;
 pub mod model;

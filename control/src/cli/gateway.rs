@@ -290,10 +290,9 @@ pub(super) async fn run(s: &Session, command: Gateway) -> Done {
                     return Err(wrong(reason, "add --host-uplink on"));
                 }
             }
-            let now = s
-                .client
-                .call("PATCH", &path(&set.network), Some(&body))
-                .await?;
+            let path = path(&set.network);
+            let now: NetworkView = s.client.send("PATCH", &path, &body).await?;
+            show::warn(&now.warnings);
             if s.json { show::json(&now) } else { Ok(()) }
         }
         Gateway::Show { network } => {
@@ -305,6 +304,10 @@ pub(super) async fn run(s: &Session, command: Gateway) -> Done {
             let with: Vec<NetworkView> = with.collect();
             if s.json {
                 return show::json(&with);
+            }
+            for n in &with {
+                let named = |w: &String| format!("gateway of `{}`: {w}", n.name);
+                show::warn(&n.warnings.iter().map(named).collect::<Vec<_>>());
             }
             let rows = with.iter().filter_map(row).collect();
             let head = ["NETWORK", "ADDRESSES", "MAC", "MTU", "ROUTES", "OPTIONS"];

@@ -9,6 +9,7 @@ mod conntrack;
 mod docs;
 mod fdb;
 mod gateway;
+mod instances;
 mod mirror;
 mod network;
 mod options;
@@ -87,6 +88,8 @@ enum Command {
     /// Gateways: the router's ports in networks.
     #[command(subcommand)]
     Gateway(gateway::Gateway),
+    /// List the switches of single containers (slirp4netns, pasta) that have a control socket.
+    Instances,
     /// Write the man pages.
     Man(docs::Man),
     /// Mirror sessions: copies of frames to a port.
@@ -212,6 +215,7 @@ async fn run(s: &Session, command: Command) -> Done {
         Command::Export => topology::export(s).await,
         Command::Fdb(c) => fdb::run(s, c).await,
         Command::Gateway(c) => gateway::run(s, c).await,
+        Command::Instances => instances::run(s).await,
         Command::Man(c) => docs::man(&c),
         Command::Mirror(c) => mirror::run(s, c).await,
         Command::Network(c) => network::run(s, c).await,

@@ -56,8 +56,8 @@ pub(crate) enum SandboxError {
 pub(crate) struct Reach<'a> {
     /// What a process of the container listens on is looked up.
     pub(crate) process: bool,
-    /// A unix socket that will be bound, and removed in the end.
-    pub(crate) socket: Option<&'a Path>,
+    /// Unix sockets that will be bound, or are, and are removed in the end.
+    pub(crate) sockets: [Option<&'a Path>; 2],
 }
 
 /// Gives up files and privileges, for this thread and those that it starts.
@@ -116,7 +116,7 @@ fn give_up_files(reach: &Reach<'_>) -> Result<(), landlock::RulesetError> {
     for file in ["/dev/urandom", "/proc/sys/net/ipv4"] {
         rules = allow(rules, Path::new(file), one)?;
     }
-    if let Some(socket) = reach.socket {
+    for socket in reach.sockets.into_iter().flatten() {
         let dir = socket.parent().filter(|d| !d.as_os_str().is_empty());
         let dir = dir.unwrap_or(Path::new("."));
         rules = allow(rules, dir, AccessFs::MakeSock | AccessFs::RemoveFile)?;
@@ -211,6 +211,7 @@ const CALLS: &[libc::c_long] = &[
     libc::SYS_sigaltstack,
     libc::SYS_tgkill,
     libc::SYS_uname,
+    libc::SYS_wait4,
 ];
 
 /// Those that only some machines have.
@@ -269,7 +270,7 @@ mod tests {
             assert!(File::open(&private).is_ok());
             let reach = Reach {
                 process: false,
-                socket: Some(&socket),
+                sockets: [Some(&socket), None],
             };
             enter(&reach).unwrap();
             if std::fs::read_to_string("/sys/kernel/security/lsm")

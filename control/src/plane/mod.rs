@@ -23,8 +23,10 @@ mod session;
 mod splice;
 mod trace;
 mod view;
+mod warnings;
 
 pub(crate) use session::{Begin, Given};
+pub(crate) use warnings::lacking;
 
 pub use capture::CaptureView;
 pub(crate) use capture::{Begun, wall};

@@ -55,6 +55,9 @@ pub struct NetworkView {
     pub ports: Vec<String>,
     /// FDB entries of the first worker.
     pub fdb_entries: usize,
+    /// What of its gateway does nothing as things stand, and what to do.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// Its configuration.
     pub config: Network,
 }
@@ -105,6 +108,9 @@ pub struct PublishedView {
     /// Why it doesn't, as it should.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<String>,
+    /// What else is to be known, and what to do.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// Connections that came to the host's port; of UDP, clients.
     #[serde(default)]
     pub accepted: u64,
@@ -324,6 +330,7 @@ impl Plane {
             name: name.to_owned(),
             ports: self.desired.ports.iter().filter_map(in_it).collect(),
             fdb_entries: entries.unwrap_or(0),
+            warnings: self.network_warnings(name),
             config: self.desired.networks.get(name).cloned().unwrap_or_default(),
         })
     }

@@ -76,7 +76,7 @@ impl SplicePath {
     }
 
     /// Hands a connection over; gives it back if there are too many.
-    pub(super) fn hand_over(
+    pub fn hand_over(
         &self,
         client: OwnedFd,
         peer: SocketAddr,

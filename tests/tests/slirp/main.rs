@@ -16,3 +16,4 @@ mod rootless;
 mod scale;
 mod stalls;
 mod tcp;
+mod warnings;

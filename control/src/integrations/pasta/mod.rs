@@ -4,28 +4,34 @@
 //!
 //! The container gets the address, prefix and router of the host ([`host`], [`network`]); the gateway answers ARP and neighbour discovery
 //! for everything else, and sends it out by sockets of the host. Addresses that stand for the host or its loopback are the gateway's own.
-//! Ports are published as listed, or as they are listened on. It goes to the background, and that the first process ends with
+//! Ports are published as listed, or as they are listened on; those of the container's loopback may lead to the host's ([`loopback`]). A
+//! command may be run in namespaces made for it ([`command`]). Otherwise it goes to the background, and that the first process ends with
 //! 0 tells that the network is there. It ends by SIGTERM or SIGINT, and when the namespace is gone. The container may be at the user's
 //! switch instead ([`super::attach`]).
 
+mod command;
 mod host;
+mod loopback;
 mod network;
 mod options;
 mod ports;
 
-use super::attach::{AttachError, Session, Wish};
+use super::attach::{AttachError, Session, Wish, named_by_parent};
+use super::control::{self, ControlError, Serve, Wanted};
 use super::inside::{InsideError, Tap};
 use super::sandbox::{self, Reach};
 use super::single::{Ends, Other, Single, SingleError};
 use crate::logging::{self, LogFormat};
+use command::{CommandError, Started};
 use host::Host;
+use loopback::Loopback;
 use network::Plan;
 use options::Options;
 use ports::Forward;
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use vswitch_core::sys::child;
@@ -41,12 +47,18 @@ enum PastaError {
     Single(#[from] SingleError),
     #[error(transparent)]
     Attach(#[from] AttachError),
+    #[error(transparent)]
+    Control(#[from] ControlError),
     #[error("keeping the container's queue: {0}; raise the limit of open files")]
     Queue(io::Error),
     #[error(
         "reading the host's addresses and routes: {0}; is there an interface named as with --interface?"
     )]
     Host(io::Error),
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    #[error("starting the threads of --tcp-ns: {0}; raise the limits of processes and open files")]
+    Loopback(io::Error),
     #[error("{}: {source}; name a file that can be written", path.display())]
     File { path: PathBuf, source: io::Error },
     #[error("going to the background: {0}; raise the limit of processes, or use --foreground")]
@@ -56,6 +68,11 @@ enum PastaError {
 /// Runs it with the process's arguments.
 #[must_use]
 pub fn main() -> ExitCode {
+    start_with(None)
+}
+
+/// The same, with what serves a control socket.
+pub(super) fn start_with(serve: Option<Serve>) -> ExitCode {
     let options = match options::read() {
         Ok(options) => options,
         Err(code) => return code,
@@ -66,7 +83,9 @@ pub fn main() -> ExitCode {
         _ => "warn",
     };
     logging::start_at(LogFormat::Text, level);
-    match start(options) {
+    let _ = nix::sys::prctl::set_name(c"pasta");
+    let begun = control::become_server("pasta", serve).map_err(PastaError::from);
+    match begun.and_then(|()| start(options, serve)) {
         Ok(code) => code,
         Err(e) => failed(&e),
     }
@@ -92,8 +111,10 @@ fn fresh(path: &Path) -> Result<File, PastaError> {
     })
 }
 
-fn start(mut o: Options) -> Result<ExitCode, PastaError> {
+fn start(mut o: Options, serve: Option<Serve>) -> Result<ExitCode, PastaError> {
     let host = Host::look(o.interface.as_deref()).map_err(PastaError::Host)?;
+    let started = o.to_run().map(command::start).transpose()?;
+    o.started = started.as_ref().map(Started::pid);
     let mut plan = Plan::new(&o, &host);
     let wish = Wish::read()?;
     let begun = wish.map(|w| Session::begin(&w, plan.begin(&o, &w)));
@@ -102,13 +123,25 @@ fn start(mut o: Options) -> Result<ExitCode, PastaError> {
         plan = plan.attached(&mut o, &s.given);
     }
     let (o, session) = (&o, session.as_ref());
+    let wanted = match session {
+        // That switch has its own.
+        Some(_) => None,
+        None => control::wished("pasta", named_by_parent().as_deref(), serve)?,
+    };
+    let wanted = wanted.as_ref();
     let log = o.log_file.as_deref().map(file).transpose()?;
     let tap = o.place()?.tap(&plan.inside(o))?;
+    if let Some(started) = &started {
+        let watch = Some(started.watch());
+        run(o, &plan, session, wanted, tap, watch, || started.go())?;
+        return Ok(started.code());
+    }
     if o.foreground {
         if let Some(log) = &log {
             let _ = nix::unistd::dup2_stderr(log);
         }
-        return run(o, &plan, session, tap, || {}).map(|()| ExitCode::SUCCESS);
+        run(o, &plan, session, wanted, tap, None, || {})?;
+        return Ok(ExitCode::SUCCESS);
     }
     // Out of reach later.
     let nowhere = OpenOptions::new().read(true).write(true).open("/dev/null");
@@ -123,7 +156,7 @@ fn start(mut o: Options) -> Result<ExitCode, PastaError> {
             // Who has started it may be gone.
             let _ = writer.write_all(b"1");
         };
-        match run(o, &plan, session, tap, ready) {
+        match run(o, &plan, session, wanted, tap, None, ready) {
             Ok(()) => 0,
             Err(e) => {
                 let _ = failed(&e);
@@ -153,18 +186,31 @@ fn run(
     o: &Options,
     plan: &Plan,
     session: Option<&Session>,
+    wanted: Option<&Wanted>,
     tap: Tap,
+    command: Option<&OwnedFd>,
     ready: impl FnOnce(),
 ) -> Result<(), PastaError> {
     let ends = Ends::new()?;
     let number = o.pid.as_deref().map(fresh).transpose()?;
+    let control = wanted.map(Wanted::bind).transpose()?;
     let reach = Reach {
         process: o.process().is_some(),
-        socket: None,
+        sockets: [control.as_ref().map(|c| c.socket.path()), None],
     };
     sandbox::enter(&reach).map_err(SingleError::from)?;
-    let process = tap.process.as_ref().map(AsFd::as_fd).map(Other::Process);
-    let single = match session {
+    let process = command.or(tap.process.as_ref());
+    let process = process.map(AsFd::as_fd).map(Other::Process);
+    let to_host = |(fd, inside)| {
+        let leads = o.to_host().into_iter().find(|l| l.0 == inside);
+        leads.map(|(_, to)| (fd, to))
+    };
+    let to_host: Vec<_> = tap.listeners.into_iter().filter_map(to_host).collect();
+    let _loopback = match to_host.is_empty() {
+        true => None,
+        false => Some(Loopback::start(to_host.into_iter()).map_err(PastaError::Loopback)?),
+    };
+    let mut single = match session {
         Some(session) => {
             session.attach(&tap.queue)?;
             session.change(|all| *all = plan.publish(o))?;
@@ -176,10 +222,11 @@ fn run(
         None => {
             let queue = tap.queue.try_clone().map_err(PastaError::Queue)?;
             let taps = BTreeMap::from([(network::PORT.to_owned(), queue)]);
-            Some(Single::start(plan.topology(o), &taps)?)
+            Some(Single::start(plan.topology(o), &taps, control)?)
         }
     };
-    if o.process().is_none() && o.forwards().iter().flatten().any(|f| *f == Forward::Auto) {
+    let is_followed = |f: &Forward| matches!(f, Forward::Followed(..));
+    if o.process().is_none() && o.forwards().iter().flatten().any(is_followed) {
         tracing::warn!("ports are followed of a PID only: name those to forward");
     }
     if !o.config_net {
@@ -194,7 +241,7 @@ fn run(
         })?;
     }
     ready();
-    if let Some(single) = &single {
+    if let Some(single) = &mut single {
         single.follow_host()?;
     }
     sandbox::confine_calls().map_err(SingleError::from)?;

@@ -11,7 +11,8 @@ mod api;
 mod network;
 mod options;
 
-use super::attach::{AttachError, Publisher, Session, Wish};
+use super::attach::{AttachError, Publisher, Session, Wish, named_by_parent};
+use super::control::{self, Control, ControlError, Serve};
 use super::inside::InsideError;
 use super::sandbox::{self, Reach};
 use super::single::{Ended, Ends, Other, Single, SingleError};
@@ -38,6 +39,8 @@ enum SlirpError {
     Api(#[from] api::ApiError),
     #[error(transparent)]
     Attach(#[from] AttachError),
+    #[error(transparent)]
+    Control(#[from] ControlError),
     #[error("--{option} {number}: {source}; hand over a descriptor that is open")]
     Descriptor {
         option: &'static str,
@@ -49,12 +52,19 @@ enum SlirpError {
 /// Runs it with the process's arguments.
 #[must_use]
 pub fn main() -> ExitCode {
+    start_with(None)
+}
+
+/// The same, with what serves a control socket.
+pub(super) fn start_with(serve: Option<Serve>) -> ExitCode {
     let options = match options::read() {
         Ok(options) => options,
         Err(code) => return code,
     };
     logging::start_at(LogFormat::Text, "warn");
-    match run(&options) {
+    let _ = nix::sys::prctl::set_name(c"slirp4netns");
+    let begun = control::become_server("slirp4netns", serve).map_err(SlirpError::from);
+    match begun.and_then(|()| run(&options, serve)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("slirp4netns: {e}");
@@ -78,7 +88,7 @@ fn handed(option: &'static str, number: Option<i32>) -> Result<Option<OwnedFd>, 
     number.map(take).transpose()
 }
 
-fn run(options: &Options) -> Result<(), SlirpError> {
+fn run(options: &Options, api: Option<Serve>) -> Result<(), SlirpError> {
     let exit = handed("exit-fd", options.exit_fd)?;
     let ready = handed("ready-fd", options.ready_fd)?;
     let ends = Ends::new()?;
@@ -90,10 +100,19 @@ fn run(options: &Options) -> Result<(), SlirpError> {
         None => network::inside(options),
     };
     let tap = options.place()?.tap(&inside)?;
+    let wanted = match &session {
+        // That switch has its own.
+        Some(_) => None,
+        None => control::wished("slirp4netns", named_by_parent().as_deref(), api)?,
+    };
+    let control = wanted.map(|w| w.bind()).transpose()?;
     if options.enable_sandbox {
         let reach = Reach {
             process: false,
-            socket: options.api_socket.as_deref(),
+            sockets: [
+                options.api_socket.as_deref(),
+                control.as_ref().map(|c| c.socket.path()),
+            ],
         };
         sandbox::enter(&reach).map_err(SingleError::from)?;
     }
@@ -102,7 +121,7 @@ fn run(options: &Options) -> Result<(), SlirpError> {
     let other = exit.or(process.map(Other::Process));
     let ended = match session {
         Some(session) => attached(options, ready, &ends, other, &session, &tap.queue)?,
-        None => alone(options, ready, &ends, other, tap.queue)?,
+        None => alone(options, ready, &ends, other, tap.queue, control)?,
     };
     tracing::info!(?ended, "ending");
     Ok(())
@@ -153,9 +172,10 @@ fn alone(
     ends: &Ends,
     other: Option<Other<'_>>,
     queue: OwnedFd,
+    control: Option<Control>,
 ) -> Result<Ended, SlirpError> {
     let taps = BTreeMap::from([(network::PORT.to_owned(), queue)]);
-    let single = Single::start(network::topology(o), &taps)?;
+    let mut single = Single::start(network::topology(o), &taps, control)?;
     drop(taps);
     let _api = serve(o, Publisher::Own(single.plane().clone()))?;
     tell(ready);

@@ -43,6 +43,7 @@ pub(super) fn inside(o: &Options) -> Inside {
         name: o.tap.clone(),
         apart: o.exit_fd.is_none(),
         loopback: false,
+        listen: Vec::new(),
         setup: o.configure.then(|| Configured {
             mtu: o.mtu,
             mac: o.macaddress.as_ref().map(|m| m.0),
