@@ -17,4 +17,5 @@ pub mod sock;
 pub mod source;
 pub mod splice;
 pub mod steer;
+pub mod timer;
 pub mod tun;
