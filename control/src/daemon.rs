@@ -113,6 +113,13 @@ impl Daemon {
             }
             None => None,
         };
+        let runtimes = match &options.socket {
+            Some(path) => {
+                let path = crate::switching::oci::path_beside(path);
+                Some(Socket::bind(&path, options.group.as_deref())?)
+            }
+            None => None,
+        };
         let metrics = options.metrics.map(server::bind_metrics).transpose()?;
         let state = options.state.map(StateFile);
         let lock = state.as_ref().map(StateFile::claim).transpose()?.flatten();
@@ -159,6 +166,7 @@ impl Daemon {
             plane: plane.clone(),
             socket,
             handover,
+            runtimes,
             metrics,
             intake,
             watches,
@@ -201,6 +209,8 @@ impl Daemon {
         if let Some(t) = self.thread.take() {
             let _ = t.join();
         }
+        let switching = crate::api::lock(&self.plane).switching();
+        switching.end();
         crate::api::lock(&self.plane).stop();
     }
 }
@@ -217,6 +227,7 @@ struct Control {
     plane: Shared,
     socket: Option<Socket>,
     handover: Option<Socket>,
+    runtimes: Option<Socket>,
     metrics: Option<std::net::TcpListener>,
     intake: Intake,
     watches: mpsc::UnboundedReceiver<Watch>,
@@ -230,6 +241,7 @@ impl Control {
             plane,
             socket,
             handover,
+            runtimes,
             metrics,
             mut intake,
             mut watches,
@@ -241,6 +253,10 @@ impl Control {
         if let Some(socket) = handover {
             let served = server::serve_handover(socket, plane.clone());
             tokio::spawn(report("the hand-over socket", served));
+        }
+        if let Some(socket) = runtimes {
+            let served = server::serve_runtimes(socket, plane.clone());
+            tokio::spawn(report("the socket for runtimes", served));
         }
         if let Some(listener) = metrics {
             let served = server::serve_metrics(listener, plane.clone());

@@ -21,6 +21,7 @@ mod publish;
 mod services;
 mod session;
 mod splice;
+mod switched;
 mod trace;
 mod view;
 
@@ -37,6 +38,7 @@ pub use view::{
     FdbView, Info, MdbView, MirrorView, NeighbourView, NetworkView, PortStats, PortView,
     PublishedView, Rates, Stats, Totals,
 };
+pub use crate::switching::SwitchingView;
 
 use crate::events::{Bus, Record};
 use crate::interface::Veth;
@@ -117,6 +119,8 @@ pub struct Plane {
     bus: Bus,
     watches: mpsc::UnboundedSender<Watch>,
     sessions: session::Sessions,
+    /// Sockets of containers that are the host's own.
+    switching: Arc<crate::switching::Shared>,
     started: Instant,
 }
 
@@ -155,6 +159,7 @@ impl Plane {
             bus,
             watches,
             sessions: session::Sessions::default(),
+            switching: Arc::default(),
             started: Instant::now(),
         }
     }
@@ -207,6 +212,7 @@ impl Plane {
         let set = self.set_up_or_down(&wanted);
         self.commit(wanted, opened)?;
         self.commit_host_ports(listening)?;
+        self.follow_switched();
         for c in &changes {
             tracing::info!(act = %c.act, thing = %c.thing, name = %c.name, "configured");
             let mut record = Record::now("configured");
