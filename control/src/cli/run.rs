@@ -27,7 +27,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use vswitch_core::sys::{child, scm, seccomp};
 
 /// How often another daemon is looked for.
@@ -66,10 +66,20 @@ pub(super) async fn run(s: &Session, c: Run) -> Done {
     let path = format!("/v1/ports/{}", escape(&c.port));
     let port: PortView = s.client.get(&path).await?;
     let what = format!("a command in the container of port `{}`", port.name);
-    let started = failed("running", &what, "raise the limits of processes and open files");
+    let started = failed(
+        "running",
+        &what,
+        "raise the limits of processes and open files",
+    );
     // Before the child is there, so that its end isn't missed; the child takes it back.
     let mut signals = SigSet::empty();
-    for s in [Signal::SIGCHLD, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGHUP] {
+    for s in [
+        Signal::SIGCHLD,
+        Signal::SIGINT,
+        Signal::SIGQUIT,
+        Signal::SIGTERM,
+        Signal::SIGHUP,
+    ] {
         signals.add(s);
     }
     let before = signals.thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_BLOCK);
@@ -122,13 +132,17 @@ fn taken<'a>(
         let _ = kill(pid, Signal::SIGKILL);
         CtlError::Client(e)
     };
-    let daemon = handed.map_err(end)?.map_err(ClientError::Refused).map_err(end)?;
+    let daemon = handed
+        .map_err(end)?
+        .map_err(ClientError::Refused)
+        .map_err(end)?;
     ours.write_all(b"!").map_err(&told)?;
     Ok(Watched {
         port,
         socket,
         fds,
         daemon: Some(daemon),
+        tried: Instant::now(),
     })
 }
 
@@ -139,6 +153,8 @@ struct Watched<'a> {
     fds: [OwnedFd; 2],
     /// The connection to who answers.
     daemon: Option<UnixStream>,
+    /// When one was last looked for.
+    tried: Instant,
 }
 
 impl Watched<'_> {
@@ -179,10 +195,11 @@ impl Watched<'_> {
                         && let Ok(call) = seccomp::receive(listener)
                     {
                         let _ = seccomp::go_on(listener, call.id);
-                    } else if let Ok(Ok(next)) =
-                        handover::send_listener(self.socket, self.port, &self.fds)
-                    {
-                        self.daemon = Some(next);
+                    }
+                    if self.tried.elapsed() >= AGAIN {
+                        self.tried = Instant::now();
+                        let handed = handover::send_listener(self.socket, self.port, &self.fds);
+                        self.daemon = handed.ok().and_then(Result::ok);
                     }
                 }
             }
@@ -237,7 +254,10 @@ fn inside(port: &PortView, command: &[OsString], parent: &UnixStream, before: &S
         return NOT_RUN;
     };
     let error = Command::new(program).args(args).exec();
-    eprintln!("vswitchctl: running {}: {error}; name a program that is in the container", program.display());
+    eprintln!(
+        "vswitchctl: running {}: {error}; name a program that is in the container",
+        program.display()
+    );
     match error.kind() {
         io::ErrorKind::NotFound => NOT_FOUND,
         _ => NOT_RUN,

@@ -27,6 +27,7 @@ mod view;
 
 pub(crate) use session::{Begin, Given};
 
+pub use crate::switching::SwitchingView;
 pub use capture::CaptureView;
 pub(crate) use capture::{Begun, wall};
 pub use conntrack::{ConnectionCount, ConnectionFilter, ConnectionView, Direction};
@@ -38,7 +39,6 @@ pub use view::{
     FdbView, Info, MdbView, MirrorView, NeighbourView, NetworkView, PortStats, PortView,
     PublishedView, Rates, Stats, Totals,
 };
-pub use crate::switching::SwitchingView;
 
 use crate::events::{Bus, Record};
 use crate::interface::Veth;

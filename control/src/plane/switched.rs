@@ -17,6 +17,8 @@ impl Plane {
 
     /// Something was configured.
     pub(super) fn follow_switched(&self) {
+        self.switching
+            .keep(|name| self.desired.ports.contains_key(name));
         self.switching.changed();
     }
 
@@ -85,13 +87,22 @@ impl Plane {
     pub(crate) fn may_listen(&self, name: &str) -> Result<(), Refusal> {
         const ACT: &str = "switching sockets of";
         if !self.desired.ports.contains_key(name) {
-            return Err(Refusal::missing(ACT, "port", name, self.desired.ports.keys()));
+            return Err(Refusal::missing(
+                ACT,
+                "port",
+                name,
+                self.desired.ports.keys(),
+            ));
         }
         let host = self.gateway_of(name).and_then(|g| g.host_uplink.as_ref());
         if host.is_some_and(|h| h.socket_switching) {
             return Ok(());
         }
-        let network = self.desired.ports.get(name).map_or("NETWORK", |p| &p.network);
+        let network = self
+            .desired
+            .ports
+            .get(name)
+            .map_or("NETWORK", |p| &p.network);
         Err(Refusal::new(
             Kind::Denied,
             ACT,

@@ -68,7 +68,6 @@ impl Connection {
             1 => "established",
             2 | 3 => "syn-sent",
             4 | 5 => "fin-wait",
-            6 => "time-wait",
             8 => "close-wait",
             9 | 11 => "last-ack",
             _ => "closed",
@@ -202,8 +201,9 @@ impl Shared {
         n
     }
 
-    /// A port is gone, and what was counted of it.
-    pub(crate) fn forget(&self, name: &str) {
-        self.table().ports.remove(name);
+    /// Forgets what was counted of ports that are gone.
+    pub(crate) fn keep(&self, is_there: impl Fn(&str) -> bool) {
+        let ports = &mut self.table().ports;
+        ports.retain(|name, view| view.listeners > 0 || is_there(name));
     }
 }

@@ -53,8 +53,17 @@ fn request(what: u16, flags: u16, from: SocketAddr, to: SocketAddr, number: u64)
     b.extend(what.to_ne_bytes());
     b.extend((NLM_F_REQUEST | flags).to_ne_bytes());
     b.extend([0; 8]);
-    let family = if from.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
-    b.extend([family as u8, libc::IPPROTO_TCP as u8, 1 << (INET_DIAG_INFO - 1), 0]);
+    let family = if from.is_ipv4() {
+        libc::AF_INET
+    } else {
+        libc::AF_INET6
+    };
+    b.extend([
+        family as u8,
+        libc::IPPROTO_TCP as u8,
+        1 << (INET_DIAG_INFO - 1),
+        0,
+    ]);
     b.extend(u32::MAX.to_ne_bytes());
     b.extend(from.port().to_be_bytes());
     b.extend(to.port().to_be_bytes());
@@ -170,7 +179,12 @@ mod tests {
             assert_eq!((known.state, known.bytes[1]), (1, 8), "{known:?}");
             assert!(known.packets[0] > 0);
             assert_eq!(diag.find(from, to, number + 1).unwrap(), None);
-            assert_eq!(diag.find(to, "192.0.2.1:9".parse().unwrap(), number).ok().flatten(), None);
+            assert_eq!(
+                diag.find(to, "192.0.2.1:9".parse().unwrap(), number)
+                    .ok()
+                    .flatten(),
+                None
+            );
         }
         assert_eq!(read(&[]), None);
     }

@@ -44,8 +44,8 @@ mod routes;
 mod server;
 mod tracee;
 
-pub(crate) use connections::{Connection, Shared};
 pub use connections::SwitchingView;
+pub(crate) use connections::{Connection, Shared};
 pub(crate) use routes::{Routes, open as open_routes};
 
 use crate::api;
@@ -70,7 +70,13 @@ pub(crate) fn take_up(plane: &api::Shared, listener: Listener) -> Result<(), Ref
     let failed = |e: std::io::Error| {
         let thing = format!("of port `{}`", listener.port);
         let remedy = "raise the limits of processes and open files";
-        Refusal::new(Kind::Failed, "switching sockets", thing, e.to_string(), remedy)
+        Refusal::new(
+            Kind::Failed,
+            "switching sockets",
+            thing,
+            e.to_string(),
+            remedy,
+        )
     };
     let shared = api::lock(plane).switching();
     shared.start(plane).map_err(failed)?;

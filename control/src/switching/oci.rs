@@ -58,7 +58,10 @@ pub(crate) async fn connection(stream: UnixStream, admitted: Result<(), Refusal>
         routes: None,
     };
     let pid = state.pid;
-    match admitted.map_err(|e| e.to_string()).and_then(|()| place(plane, &state)) {
+    match admitted
+        .map_err(|e| e.to_string())
+        .and_then(|()| place(plane, &state))
+    {
         Ok((port, routes)) => {
             tracing::info!(port, pid, "sockets are switched for a container");
             (listener.port, listener.routes) = (port, Some(routes));
@@ -73,7 +76,9 @@ pub(crate) async fn connection(stream: UnixStream, admitted: Result<(), Refusal>
 async fn message(stream: &UnixStream) -> io::Result<(ProcessState, OwnedFd)> {
     let (mut text, mut fds, mut buf) = (Vec::new(), Vec::new(), vec![0; 16 << 10]);
     loop {
-        let got = stream.async_io(Interest::READABLE, || scm::recv(stream, &mut buf)).await;
+        let got = stream
+            .async_io(Interest::READABLE, || scm::recv(stream, &mut buf))
+            .await;
         let (n, more) = got?;
         fds.extend(more);
         text.extend_from_slice(buf.get(..n).unwrap_or_default());
@@ -107,7 +112,9 @@ fn place(plane: &Shared, state: &ProcessState) -> Result<(String, Routes), Strin
             port.ok_or(none)?.to_owned()
         }
     };
-    api::lock(plane).may_listen(&port).map_err(|e| e.to_string())?;
+    api::lock(plane)
+        .may_listen(&port)
+        .map_err(|e| e.to_string())?;
     let opened = netns::within(&namespace, super::routes::open).map_err(|e| e.to_string())?;
     let routes = opened.and_then(Routes::of).map_err(|e| e.to_string())?;
     Ok((port, routes))

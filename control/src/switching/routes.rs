@@ -1,7 +1,9 @@
 //! The routes of a container, asked of its kernel by a socket of its namespace (RTM_GETROUTE, rtnetlink(7)).
 
 use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia,
+};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::sys::socket::{self, MsgFlags, SockFlag, SockProtocol, SockType};
 use std::io;

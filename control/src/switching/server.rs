@@ -27,6 +27,9 @@ const LOOK: Duration = Duration::from_millis(250);
 const SWEEP: Duration = Duration::from_secs(1);
 /// Connections that are asked after in one sweep.
 const SWEPT: usize = 8192;
+/// include/net/tcp_states.h
+const SYN_SENT: u8 = 2;
+const TIME_WAIT: u8 = 6;
 /// Longest address of a system call (`struct sockaddr_storage`).
 const ADDRESS: u64 = 128;
 
@@ -175,7 +178,8 @@ impl Server {
         for (l, said) in self.listeners.clone().iter().zip(ready) {
             if said.contains(PollFlags::POLLIN) {
                 self.serve(l);
-            } else if said.intersects(PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL) {
+            } else if said.intersects(PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL)
+            {
                 // Nobody has the filter any more.
                 gone.push(l.clone());
             }
@@ -280,7 +284,11 @@ impl Server {
         }
         let to = twin::address(&bytes).filter(|to| to.port() != 0);
         let Some(to) = to.filter(|_| stands == Some(Stands::Unconnected)) else {
-            return Ok(if again.is_some() { Told::Answer(libc::EINVAL) } else { Told::Own });
+            return Ok(if again.is_some() {
+                Told::Answer(libc::EINVAL)
+            } else {
+                Told::Own
+            });
         };
         let told = self.make(l, (&t, &held), (number, cloexec), to, again.is_some());
         match told {
@@ -306,7 +314,11 @@ impl Server {
             return Err(Told::Own);
         }
         let none: SocketAddr = ([0; 4], 0).into();
-        let bound = if again { none } else { twin::here(&held.fd).map_err(network("options"))? };
+        let bound = if again {
+            none
+        } else {
+            twin::here(&held.fd).map_err(network("options"))?
+        };
         let chosen = Some(bound.ip()).filter(|ip: &IpAddr| !ip.is_unspecified());
         let routes = l.routes.as_ref().ok_or(Told::Own)?;
         let way = routes.towards(ip, chosen).map_err(network("inside"))?;
@@ -409,7 +421,7 @@ impl Server {
             used: now,
             inode,
             known: Known {
-                state: 2,
+                state: SYN_SENT,
                 ..Known::default()
             },
             over: false,
@@ -472,7 +484,9 @@ impl Server {
             let is_it = |fd: &OwnedFd| twin::number(fd).ok() == Some(number);
             let done = match self.diag.destroy(c.here, c.ends.to, number) {
                 Ok(()) => true,
-                Err(_) => tracee::find(c.inode, is_it).is_some_and(|fd| twin::disconnect(fd).is_ok()),
+                Err(_) => {
+                    tracee::find(c.inode, is_it).is_some_and(|fd| twin::disconnect(fd).is_ok())
+                }
             };
             if done {
                 let mut table = self.shared.table();
@@ -502,6 +516,8 @@ impl Server {
             let mut table = self.shared.table();
             match found {
                 Ok(None) => drop(table.all.remove(&number)),
+                // Both have ended it.
+                Ok(Some(known)) if known.state == TIME_WAIT => drop(table.all.remove(&number)),
                 Ok(Some(known)) => {
                     if let Some(c) = table.all.get_mut(&number)
                         && c.known != known

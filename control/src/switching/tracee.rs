@@ -168,7 +168,9 @@ mod tests {
         };
         assert!(!own.is_shared(number, &alone).unwrap());
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap();
-        epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, 7)).unwrap();
+        epoll
+            .add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, 7))
+            .unwrap();
         assert!(own.is_shared(number, &alone).unwrap());
         let number = vswitch_core::sys::twin::number(&socket).unwrap();
         let is_it = |fd: &OwnedFd| vswitch_core::sys::twin::number(fd).ok() == Some(number);

@@ -99,12 +99,7 @@ fn get(
     Ok((len as usize).min(into.len()))
 }
 
-fn set(
-    fd: BorrowedFd<'_>,
-    level: libc::c_int,
-    option: libc::c_int,
-    from: &[u8],
-) -> io::Result<()> {
+fn set(fd: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int, from: &[u8]) -> io::Result<()> {
     // SAFETY: the kernel reads as many bytes as the slice has.
     let r = unsafe {
         libc::setsockopt(
@@ -202,12 +197,7 @@ fn unsupported() -> io::Error {
 
 /// A socket of this namespace that can stand for a container's, towards `to` and nobody else. It doesn't block, and isn't connected yet.
 /// `again`: the other is such a one itself. Errors: EOPNOTSUPP when the container's has what can't be copied; as [`Source::bind`] and socket(2).
-pub fn twin(
-    of: impl AsFd,
-    to: SocketAddr,
-    source: &Source,
-    again: bool,
-) -> io::Result<OwnedFd> {
+pub fn twin(of: impl AsFd, to: SocketAddr, source: &Source, again: bool) -> io::Result<OwnedFd> {
     let of = of.as_fd();
     let is_set = |(level, option): &(_, _)| get_int(of, *level, *option).is_ok_and(|v| v != 0);
     let filtered = !again && (is_locked(of) || has_filter(of));
@@ -309,8 +299,15 @@ fn only_from(fd: BorrowedFd<'_>, peer: SocketAddr) -> io::Result<()> {
             (0x60, 8, words.map(word).collect())
         }
     };
-    let mut checks = vec![(BYTE, NET, version, true), (HALF, 0, peer.port().into(), false)];
-    checks.extend((0u32..).zip(words).map(|(i, w)| (WORD, NET + at + i * 4, w, false)));
+    let mut checks = vec![
+        (BYTE, NET, version, true),
+        (HALF, 0, peer.port().into(), false),
+    ];
+    checks.extend(
+        (0u32..)
+            .zip(words)
+            .map(|(i, w)| (WORD, NET + at + i * 4, w, false)),
+    );
     let mut program = Vec::new();
     let step = |code: u32, jt, jf, k| libc::sock_filter {
         code: code as u16,

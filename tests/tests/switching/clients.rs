@@ -9,8 +9,6 @@ fn payload_arrives_whole_and_crosses_no_switch() {
     let s = site(&lab);
     let _server = serve(&s.outside, "7000");
     for far in FAR {
-        // Both ends have been heard of.
-        s.a.assert_ping(far);
         let (before, switched) = (s.port_bytes(), s.switched());
         for way in ["upload", "download"] {
             assert_eq!(s.peer(&[way, far, "7000", "50000000"]), "same", "{far}");
@@ -40,7 +38,10 @@ fn programs_that_wait_and_those_that_do_not() {
         assert_eq!(said, "EINPROGRESS 0 0 EISCONN hello", "{far}");
         let said = s.client(&["nonblocking_refused", far, "7009", "7000"]);
         assert_eq!(said, "EINPROGRESS ECONNREFUSED EINPROGRESS hello", "{far}");
-        assert_eq!(s.peer(&["attempt", far, "7009"]), "ConnectionRefusedError 111");
+        assert_eq!(
+            s.peer(&["attempt", far, "7009"]),
+            "ConnectionRefusedError 111"
+        );
         assert_eq!(s.client(&["loop", far, "7000"]), "hello");
     }
     let switched = s.switched();
@@ -67,7 +68,9 @@ fn a_socket_keeps_the_options_that_it_was_given() {
     }
     assert_eq!(s.switched(), 2);
     // Real programs.
-    let mut web = s.outside.spawn(&["python3", "-u", "-m", "http.server", "8080"]);
+    let mut web = s
+        .outside
+        .spawn(&["python3", "-u", "-m", "http.server", "8080"]);
     web.wait_for("Serving");
     let url = format!("http://{}:8080/", FAR[0]);
     let curl = s.start(&["curl", "-sS", "--max-time", "20", &url]);

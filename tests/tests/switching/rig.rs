@@ -56,7 +56,11 @@ impl Site {
     /// Starts a command in the container.
     pub(crate) fn start(&self, argv: &[&str]) -> Background {
         let run = self.run();
-        let all: Vec<&str> = run.iter().map(String::as_str).chain(argv.iter().copied()).collect();
+        let all: Vec<&str> = run
+            .iter()
+            .map(String::as_str)
+            .chain(argv.iter().copied())
+            .collect();
         self.a.spawn(&all)
     }
 
@@ -82,7 +86,8 @@ impl Site {
 
     /// The same, without a filter.
     pub(crate) fn start_plain(&self, args: &[&str]) -> Background {
-        self.a.spawn(&[&["/usr/bin/python3", "-c", CLIENT], args].concat())
+        self.a
+            .spawn(&[&["/usr/bin/python3", "-c", CLIENT], args].concat())
     }
 
     /// What the daemon has counted.

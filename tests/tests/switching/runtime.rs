@@ -1,6 +1,6 @@
 //! Listeners that OCI runtimes hand over.
 
-use crate::rig::{FAR, Site, serve, site};
+use crate::rig::{Site, serve, site};
 use serde_json::json;
 use vswitch_tests::{tap_lab, wait_until};
 
@@ -20,7 +20,10 @@ fn a_listener_is_taken_up_as_runtimes_hand_it_over() {
     // By the port's name; by the namespace; and who can't be placed goes by the network all the same.
     let pid = s.a.pid();
     for (state, wanted) in [
-        (json!({"pid": pid, "metadata": "a", "state": {"id": "c"}}), 1),
+        (
+            json!({"pid": pid, "metadata": "a", "state": {"id": "c"}}),
+            1,
+        ),
         (json!({"pid": pid}), 2),
         (json!({"pid": pid, "metadata": "nobody"}), 2),
         (json!({"pid": s.outside.pid()}), 2),
@@ -36,17 +39,16 @@ fn a_listener_is_taken_up_as_runtimes_hand_it_over() {
 }
 
 #[test]
-fn runc_hands_its_listener_over() {
-    let lab = tap_lab!("switching-runc");
+fn crun_hands_its_listener_over() {
+    let lab = tap_lab!("switching-crun");
     let s = site(&lab);
     let _server = serve(&s.outside, "7000");
     let dir = lab.dir().join("bundle");
     std::fs::create_dir_all(dir.join("rootfs")).expect("a bundle");
     let connect = "import socket; s=socket.create_connection(('198.51.100.254',7000),10); s.sendall(b'peer\\n'); print(s.recv(99).decode())";
-    let bind = |at: &str| {
-        json!({"destination": at, "type": "bind", "source": at, "options": ["rbind", "ro"]})
-    };
-    let mut mounts = vec![json!({"destination": "/proc", "type": "proc", "source": "proc"})];
+    let bind = |at: &str| json!({"destination": at, "type": "bind", "source": at, "options": ["rbind", "ro"]});
+    let own = |at: &str, kind: &str| json!({"destination": at, "type": kind, "source": kind});
+    let mut mounts = vec![own("/proc", "proc"), own("/dev", "tmpfs")];
     mounts.extend(["/usr", "/lib", "/lib64", "/etc"].map(bind));
     let netns = s.a.netns_path();
     let config = json!({
@@ -67,13 +69,17 @@ fn runc_hands_its_listener_over() {
         },
     });
     std::fs::write(dir.join("config.json"), config.to_string()).expect("config.json");
-    let (root, dir) = (lab.dir().join("runc"), dir.to_str().expect("UTF-8").to_owned());
+    let (root, dir) = (
+        lab.dir().join("crun"),
+        dir.to_str().expect("UTF-8").to_owned(),
+    );
     let root = root.to_str().expect("UTF-8");
     let name = format!("vsw-{}", std::process::id());
-    let run = ["runc", "--root", root, "run", "--bundle", &dir, &name];
+    // It looks for a mount of cgroups even where it is to leave them alone.
+    let crun = "mount -t cgroup2 none /sys/fs/cgroup; exec crun --cgroup-manager=disabled --root $0 run --bundle $1 $2";
+    let run = ["unshare", "--mount", "sh", "-c", crun, root, &dir, &name];
     let out = s.d.host().run(&run);
     assert_eq!(out.expect_ok().trim(), "::ffff:198.51.100.1");
     assert_eq!(s.switched(), 1, "{}", s.counts());
     wait_until("it has gone", || s.counts()["listeners"] == 0);
-    let _ = FAR;
 }
