@@ -5,7 +5,6 @@ use crate::model::Gateway;
 use crate::netns;
 use crate::refusal::{Kind, Refusal};
 use crate::switching::Shared;
-use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use vswitch_nat::Source;
 use vswitch_nat::gateway::{Ends, Unswitched, contains};
@@ -116,12 +115,10 @@ impl Plane {
 
     /// The port of the container in a namespace, by device and inode.
     pub(crate) fn port_in(&self, namespace: (u64, u64)) -> Option<&str> {
-        let is_it = |spec: &str| {
-            let m = std::fs::metadata(netns::path_of(spec)).ok()?;
-            Some((m.dev(), m.ino()) == namespace)
-        };
+        let is_it = |spec: &str| netns::identity(&netns::path_of(spec)) == Some(namespace);
         let mut ports = self.desired.ports.iter();
-        let found = ports.find(|(_, p)| p.netns.as_deref().and_then(is_it) == Some(true));
-        found.map(|(name, _)| name.as_str())
+        let found = ports.find(|(_, p)| p.netns.as_deref().is_some_and(is_it));
+        let found = found.map(|(name, _)| name.as_str());
+        found.or_else(|| self.session_in(namespace))
     }
 }

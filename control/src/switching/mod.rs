@@ -46,7 +46,7 @@ mod tracee;
 
 pub use connections::SwitchingView;
 pub(crate) use connections::{Connection, Shared};
-pub(crate) use routes::{Routes, open as open_routes};
+pub(crate) use routes::{Routes, hand_out as routes_of, open as open_routes};
 
 use crate::api;
 use crate::refusal::{Kind, Refusal};

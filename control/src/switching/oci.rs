@@ -12,7 +12,6 @@ use crate::refusal::Refusal;
 use serde::Deserialize;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::io::Interest;
@@ -101,13 +100,13 @@ async fn message(stream: &UnixStream) -> io::Result<(ProcessState, OwnedFd)> {
 
 /// The port of a container, and its routes.
 fn place(plane: &Shared, state: &ProcessState) -> Result<(String, Routes), String> {
-    let namespace = format!("pid:{}", state.pid);
     let port = match &state.metadata {
         name if !name.is_empty() => name.clone(),
         _ => {
-            let m = std::fs::metadata(netns::path_of(&namespace)).map_err(|e| e.to_string())?;
+            let path = netns::path_of(&format!("pid:{}", state.pid));
+            let namespace = netns::identity(&path).ok_or("its process has ended")?;
             let plane = api::lock(plane);
-            let port = plane.port_in((m.dev(), m.ino()));
+            let port = plane.port_in(namespace);
             let none = "no port is in its network namespace; name one in listenerMetadata";
             port.ok_or(none)?.to_owned()
         }
@@ -115,8 +114,8 @@ fn place(plane: &Shared, state: &ProcessState) -> Result<(String, Routes), Strin
     api::lock(plane)
         .may_listen(&port)
         .map_err(|e| e.to_string())?;
-    let opened = netns::within(&namespace, super::routes::open).map_err(|e| e.to_string())?;
-    let routes = opened.and_then(Routes::of).map_err(|e| e.to_string())?;
+    let opened = super::routes::open_at(state.pid)?;
+    let routes = Routes::of(opened).map_err(|e| e.to_string())?;
     Ok((port, routes))
 }
 

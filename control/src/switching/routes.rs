@@ -1,20 +1,30 @@
 //! The routes of a container, asked of its kernel by a socket of its namespace (RTM_GETROUTE, rtnetlink(7)).
 
+use crate::netns;
 use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{self, MsgFlags, SockFlag, SockProtocol, SockType};
+use std::fs::File;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use vswitch_core::sys::twin;
+use std::time::Duration;
+use vswitch_core::sys::{scm, twin};
 
 /// Most bytes of an answer, and answers to older questions that are passed over.
 const ANSWER: usize = 8 << 10;
 const STALE: usize = 16;
+/// A process that enters namespaces takes no longer.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Where something leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +51,58 @@ pub(crate) fn open() -> io::Result<OwnedFd> {
         SockFlag::SOCK_CLOEXEC,
         SockProtocol::NetlinkRoute,
     )?)
+}
+
+/// Opens one in the namespace of a process. Where it takes the rights of that one's user namespace, a process of its own gets them.
+pub(super) fn open_at(pid: i32) -> Result<OwnedFd, String> {
+    let spec = format!("pid:{pid}");
+    match netns::within(&spec, open) {
+        Ok(opened) => opened.map_err(|e| e.to_string()),
+        Err(e) if e.is_forbidden() => by_process(pid).map_err(|why| format!("{e}: {why}")),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
+/// Starts [`hand_out`].
+fn by_process(pid: i32) -> io::Result<OwnedFd> {
+    let (ours, theirs) = UnixStream::pair()?;
+    ours.set_read_timeout(Some(PATIENCE))?;
+    let mut child = Command::new("/proc/self/exe")
+        .arg0("vswitchd")
+        .args(["routes-of", &pid.to_string()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::from(OwnedFd::from(theirs)))
+        .spawn()?;
+    let got = scm::recv(&ours, &mut [0; 16]);
+    let _ = child.kill();
+    let _ = child.wait();
+    let (_, mut fds) = got?;
+    fds.pop()
+        .ok_or_else(|| io::ErrorKind::PermissionDenied.into())
+}
+
+/// Opens one in the namespace of a process, and sends it by the standard output. This process stays there.
+pub(crate) fn hand_out(pid: i32) -> ExitCode {
+    let done = || -> io::Result<()> {
+        let namespace = |kind: &str| File::open(format!("/proc/{pid}/ns/{kind}"));
+        let (user, net) = (namespace("user")?, namespace("net")?);
+        let own = netns::identity(Path::new("/proc/self/ns/user"));
+        if netns::identity(Path::new(&format!("/proc/{pid}/ns/user"))) != own {
+            setns(user, CloneFlags::CLONE_NEWUSER)?;
+        }
+        setns(net, CloneFlags::CLONE_NEWNET)?;
+        let fd = open()?;
+        scm::send(io::stdout(), b"!", &[fd.as_fd()]).map(drop)
+    };
+    match done() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!(
+                "vswitchd: entering the namespaces of process {pid}: {e}; run it as its user"
+            );
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn route_address(ip: IpAddr) -> RouteAddress {

@@ -5,4 +5,5 @@ mod hostile;
 mod life;
 mod policy;
 mod rig;
+mod rootless;
 mod runtime;

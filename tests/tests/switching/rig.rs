@@ -5,7 +5,7 @@ use std::time::Duration;
 use vswitch_tests::{Background, Daemon, Lab, Mtu, Node};
 
 const PEER: &str = include_str!("../slirp/peer.py");
-const CLIENT: &str = include_str!("client.py");
+pub(crate) const CLIENT: &str = include_str!("client.py");
 pub(crate) const FAR: [&str; 2] = ["198.51.100.254", "2001:db8:2::254"];
 /// The host, as it is known outside.
 pub(crate) const HOST: [&str; 2] = ["198.51.100.1", "2001:db8:2::1"];
