@@ -205,12 +205,13 @@ impl Daemon {
     }
 
     fn end(&mut self) {
+        // Before who handed listeners over takes them back: each has one reader at a time.
+        let switching = crate::api::lock(&self.plane).switching();
+        switching.end();
         drop(self.stop.take());
         if let Some(t) = self.thread.take() {
             let _ = t.join();
         }
-        let switching = crate::api::lock(&self.plane).switching();
-        switching.end();
         crate::api::lock(&self.plane).stop();
     }
 }

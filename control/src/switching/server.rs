@@ -211,7 +211,7 @@ impl Server {
                 *table.port(&l.port).network.entry(why.into()).or_default() += 1;
             }
             Told::Answer(error) => drop(seccomp::answer(&l.fd, call.id, error)),
-            Told::Given(made, error) => self.give(l, call.id, made, error),
+            Told::Given(made, error) => self.give(l, call.id, &made, error),
             Told::Later(made, patience) => self.pending.push(Pending {
                 listener: l.clone(),
                 call: call.id,
@@ -391,8 +391,8 @@ impl Server {
     }
 
     /// Hands a socket over.
-    fn give(&self, l: &Listener, call: u64, made: Made, error: i32) {
-        let entered = self.enter(l, &made);
+    fn give(&self, l: &Listener, call: u64, made: &Made, error: i32) {
+        let entered = self.enter(l, made);
         let put = entered.and_then(|number| {
             if made.waits {
                 twin::make_blocking(&made.fd)?;
@@ -438,7 +438,7 @@ impl Server {
         for p in all.drain(..) {
             if ready.next().unwrap_or(false) {
                 match sock::take_error(&p.made.fd) {
-                    Ok(()) => self.give(&p.listener, p.call, p.made, 0),
+                    Ok(()) => self.give(&p.listener, p.call, &p.made, 0),
                     Err(e) => match self.failed(&p.listener, &e) {
                         Told::Answer(error) => {
                             let _ = seccomp::answer(&p.listener.fd, p.call, error);
@@ -448,7 +448,7 @@ impl Server {
                 }
             } else if p.until.is_some_and(|u| u <= now) {
                 // As SO_SNDTIMEO has it: it goes on by itself.
-                self.give(&p.listener, p.call, p.made, libc::EINPROGRESS);
+                self.give(&p.listener, p.call, &p.made, libc::EINPROGRESS);
             } else if seccomp::is_valid(&p.listener.fd, p.call) {
                 self.pending.push(p);
             }

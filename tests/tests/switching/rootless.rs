@@ -48,4 +48,5 @@ fn an_ordinary_users_sockets_are_switched() {
     client.wait_for("::ffff:198.51.100.1");
     let of_b = s.d.ctl_json(&["port", "show", "b"])[0]["switching"].clone();
     assert_eq!(of_b["switched"], 1, "{of_b} {}", s.d.log());
+    println!("done as {}", geteuid());
 }
