@@ -194,17 +194,19 @@ def race(host, port, local, seconds):
 
     t = threading.Thread(target=swap)
     t.start()
-    heard = 0
+    heard, tried = 0, 0
     to = struct.pack("=HH4s8x", socket.AF_INET, socket.htons(int(local)), socket.inet_aton("127.0.0.1"))
     while time.monotonic() < end:
         LIBC.connect(own.fileno(), struct.pack("H14x", socket.AF_UNSPEC), 16)
         LIBC.connect(own.fileno(), to, 16)
+        # SYN-SENT: the host's socket has got there.
+        tried += s.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == 2
         try:
             heard += bool(s.recv(10, socket.MSG_DONTWAIT))
         except OSError:
             pass
     t.join()
-    print("heard", heard)
+    print("tried", tried, "heard", heard)
 
 
 def give(host, port, path):

@@ -26,7 +26,9 @@ fn its_own_calls_are_refused() {
     let said = s.client(&["refused", FAR[0], "7009", "7077"]);
     assert_eq!(said, "ENETUNREACH EINPROGRESS EINVAL EINVAL");
     // A thread that changes what is judged.
-    assert_eq!(s.client(&["race", FAR[0], "7000", "7077", "3"]), "heard 0");
+    let said = s.client(&["race", FAR[0], "7000", "7077", "3"]);
+    println!("{said}");
+    assert!(said.ends_with("heard 0"), "{said}");
     assert!(!greeter.output().contains("came"), "the host was reached");
     s.d.assert_ledger();
 }
