@@ -27,8 +27,8 @@
 //! - A call that goes on ("continue") reads its arguments again, and its descriptor may be a socket of the host by then, put there
 //!   by another thread; a process without the filter may hold one too. So each has a locked filter of its own, which lets in nothing but what its one
 //!   peer sends. Connected to somebody else, as to the host's loopback, it hears no answer, not even that of a handshake. What is left
-//!   is to take a port above 1023 of the host (by a race or an accomplice), where nobody is heard; and where the host's own services
-//!   take data with a SYN without a cookie (TCP_FASTOPEN_NO_COOKIE), to send them that.
+//!   to a race or an accomplice: to take a port above 1023 of the host, where nobody is heard; to send somebody a SYN, past policy and
+//!   without hearing the answer (but for an ICMP error); and where services take data with a SYN without a cookie (TCP_FASTOPEN_NO_COOKIE), that.
 //! - Only sockets of the namespace that the listener was handed over for are switched (SO_NETNS_COOKIE), and only where the
 //!   routes of that namespace, asked of its kernel, lead to the gateway: a sandbox within the container stays closed, and its own bridges its own.
 //! - What it has us read is bounded: an address, its descriptors up to a number, connects that wait. The thread waits for nobody but the

@@ -185,6 +185,7 @@ def race(host, port, local, seconds):
     """A thread puts a socket of the host in the place of another's while its call is answered."""
     s, own = socket.create_connection((host, int(port)), 20), socket.socket()
     own.settimeout(0)
+    s.settimeout(0)
     spare, end = own.dup(), time.monotonic() + float(seconds)
 
     def swap():
