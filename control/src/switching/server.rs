@@ -168,6 +168,8 @@ impl Server {
             if !l.port.is_empty() {
                 self.shared.table().port(&l.port).listeners += 1;
             }
+            // An older kernel does without.
+            let _ = seccomp::wake_in_turn(&l.fd);
             self.listeners.push(Arc::new(l));
         }
     }
