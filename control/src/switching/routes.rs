@@ -124,6 +124,8 @@ impl Routes {
     /// Of a socket that somebody has opened there. Errors: it is no such socket.
     pub(crate) fn of(fd: OwnedFd) -> io::Result<Routes> {
         let namespace = twin::namespace(&fd)?;
+        // Only a netlink socket has such an address.
+        socket::getsockname::<socket::NetlinkAddr>(fd.as_raw_fd())?;
         let routes = Routes {
             fd,
             namespace,
