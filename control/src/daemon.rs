@@ -115,6 +115,13 @@ impl Daemon {
             }
             None => None,
         };
+        let runtimes = match &options.socket {
+            Some(path) => {
+                let path = crate::switching::oci::path_beside(path);
+                Some(Socket::bind(&path, options.group.as_deref())?)
+            }
+            None => None,
+        };
         let metrics = options.metrics.map(server::bind_metrics).transpose()?;
         let state = options.state.map(StateFile);
         let lock = state.as_ref().map(StateFile::claim).transpose()?.flatten();
@@ -161,6 +168,7 @@ impl Daemon {
             plane: plane.clone(),
             socket,
             handover,
+            runtimes,
             metrics,
             intake,
             watches,
@@ -199,6 +207,9 @@ impl Daemon {
     }
 
     fn end(&mut self) {
+        // Before who handed listeners over takes them back: each has one reader at a time.
+        let switching = crate::api::lock(&self.plane).switching();
+        switching.end();
         drop(self.stop.take());
         if let Some(t) = self.thread.take() {
             let _ = t.join();
@@ -219,6 +230,7 @@ struct Control {
     plane: Shared,
     socket: Option<Socket>,
     handover: Option<Socket>,
+    runtimes: Option<Socket>,
     metrics: Option<std::net::TcpListener>,
     intake: Intake,
     watches: mpsc::UnboundedReceiver<Watch>,
@@ -232,6 +244,7 @@ impl Control {
             plane,
             socket,
             handover,
+            runtimes,
             metrics,
             mut intake,
             mut watches,
@@ -244,6 +257,10 @@ impl Control {
         if let Some(door) = open("the hand-over socket", handover.as_ref()) {
             let served = server::serve_handover(door, plane.clone());
             tokio::spawn(report("the hand-over socket", served));
+        }
+        if let Some(socket) = runtimes {
+            let served = server::serve_runtimes(socket, plane.clone());
+            tokio::spawn(report("the socket for runtimes", served));
         }
         if let Some(listener) = metrics {
             let served = server::serve_metrics(listener, plane.clone());

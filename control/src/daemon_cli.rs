@@ -49,6 +49,12 @@ enum Command {
     /// Makes a container of the demo.
     #[command(hide = true)]
     DemoContainer(Inside),
+    /// Opens a socket in a container's namespaces, for the daemon.
+    #[command(hide = true)]
+    RoutesOf {
+        /// A process of the container.
+        pid: i32,
+    },
     /// Run the switch until SIGTERM or SIGINT.
     Run(Box<Run>),
 }
@@ -117,6 +123,7 @@ pub fn main() -> ExitCode {
         Command::Demo(demo) => return demo::main(&demo),
         Command::DemoAgent(_) => return demo::agent(),
         Command::DemoContainer(inside) => return demo::hold(&inside),
+        Command::RoutesOf { pid } => return crate::switching::routes_of(pid),
         Command::Run(run) => run,
     };
     match serve(&run) {

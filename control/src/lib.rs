@@ -31,4 +31,5 @@ pub mod plane;
 pub mod refusal;
 pub mod server;
 mod state;
+mod switching;
 pub mod units;

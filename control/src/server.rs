@@ -264,6 +264,27 @@ pub(crate) async fn serve_handover(door: Door, plane: Shared) -> io::Result<()> 
     }
 }
 
+/// Serves the socket for runtimes until the future is dropped.
+pub(crate) async fn serve_runtimes(socket: Socket, plane: Shared) -> io::Result<()> {
+    let listener = UnixListener::from_std(socket.listener.try_clone()?)?;
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else {
+            return Ok(());
+        };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let (admitted, plane) = (admit(&stream, socket.group), plane.clone());
+                tokio::spawn(async move {
+                    crate::switching::oci::connection(stream, admitted, &plane).await;
+                    drop(place);
+                });
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
+}
+
 /// Whether the peer may use the API.
 fn admit(stream: &UnixStream, may: Admitted) -> Result<(), Refusal> {
     let reason = match stream.peer_cred() {

@@ -100,6 +100,10 @@ pub(super) struct Set {
     /// With --host-uplink on: interface of the host that everything leaves by [default: as its routes say].
     #[arg(long, value_name = "INTERFACE|none")]
     outbound_interface: Option<Member<String>>,
+    /// With --host-uplink on: connections of what `vswitchctl run` and OCI runtimes start are made by sockets of the host from the
+    /// beginning, and cross no switch [default: off].
+    #[arg(long, value_name = "on|off", value_parser = on_off)]
+    socket_switching: Option<bool>,
     /// VLAN of the gateway, in a VLAN-aware network [default: 1].
     #[arg(long)]
     vlan: Option<u16>,
@@ -161,6 +165,7 @@ impl Set {
             ("addresses", addresses.map(|a| json!(a))),
             ("own_addresses", own_addresses.map(|a| json!(a))),
             ("link_local", self.host_link_local.map(Value::from)),
+            ("socket_switching", self.socket_switching.map(Value::from)),
             (
                 "outbound_addr",
                 self.outbound_addr.as_ref().map(Member::value),

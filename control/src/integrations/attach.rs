@@ -195,6 +195,7 @@ impl Wish {
             labels,
             mtu,
             netns: None,
+            namespace: None,
             mac: None,
             addresses: Vec::new(),
             avoid: Vec::new(),

@@ -21,6 +21,7 @@ mod publish;
 mod services;
 mod session;
 mod splice;
+mod switched;
 mod trace;
 mod view;
 mod warnings;
@@ -28,6 +29,7 @@ mod warnings;
 pub(crate) use session::{Begin, Given};
 pub(crate) use warnings::lacking;
 
+pub use crate::switching::SwitchingView;
 pub use capture::CaptureView;
 pub(crate) use capture::{Begun, wall};
 pub use conntrack::{ConnectionCount, ConnectionFilter, ConnectionView, Direction};
@@ -119,6 +121,8 @@ pub struct Plane {
     bus: Bus,
     watches: mpsc::UnboundedSender<Watch>,
     sessions: session::Sessions,
+    /// Sockets of containers that are the host's own.
+    switching: Arc<crate::switching::Shared>,
     started: Instant,
 }
 
@@ -157,6 +161,7 @@ impl Plane {
             bus,
             watches,
             sessions: session::Sessions::default(),
+            switching: Arc::default(),
             started: Instant::now(),
         }
     }
@@ -209,6 +214,7 @@ impl Plane {
         let set = self.set_up_or_down(&wanted);
         self.commit(wanted, opened)?;
         self.commit_host_ports(listening)?;
+        self.follow_switched();
         for c in &changes {
             tracing::info!(act = %c.act, thing = %c.thing, name = %c.name, "configured");
             let mut record = Record::now("configured");

@@ -1,6 +1,6 @@
 //! What the running switch shows.
 
-use super::{AcceleratorView, LivePort, Plane};
+use super::{AcceleratorView, LivePort, Plane, SwitchingView};
 use crate::model::{Mirror, Network, Port, PublishedPort};
 use crate::refusal::{Kind, Refusal};
 use crate::units::Mac;
@@ -77,6 +77,9 @@ pub struct PortView {
     /// Whether it is on the kernel's fast path.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub fast: bool,
+    /// Its container's sockets that are the host's own, where there is a filter for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub switching: Option<SwitchingView>,
     /// Its configuration.
     pub config: Port,
 }
@@ -363,6 +366,7 @@ impl Plane {
             reason,
             device: live.device.clone(),
             fast: live.fast.is_some(),
+            switching: self.switching.of_port(name),
             config: config.clone(),
         })
     }

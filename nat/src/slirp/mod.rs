@@ -230,6 +230,12 @@ impl Slirp {
         }
     }
 
+    /// Whether a container's own socket may be one of the host to this address: never to the host's loopback, however it is written.
+    pub(crate) fn may_switch(&self, to: IpAddr) -> bool {
+        let to = to.to_canonical();
+        !to.is_loopback() && self.may_reach(to)
+    }
+
     /// A packet of a container, rewritten and judged already.
     pub(crate) fn input(&mut self, now: Nanos, e: &mut Entry) -> Result<(), DropReason> {
         let bytes = e.frame.len() as u64;

@@ -8,6 +8,7 @@ use super::ports::{self, Forward};
 use crate::model::{
     Dns, Gateway, HostUplink, Network, Port, PortKind, Protocol, PublishedPort, Topology,
 };
+use crate::netns;
 use crate::plane::{Begin, Given};
 use crate::units::{Cidr, Mac};
 use std::collections::BTreeMap;
@@ -155,6 +156,8 @@ impl Plan {
         let name = wish.name(o.process(), o.netns());
         let mut begin = wish.begin("pasta", name, o.mtu);
         begin.netns = o.process().map(|p| format!("pid:{p}"));
+        let spec = begin.netns.as_deref().or(o.netns());
+        begin.namespace = spec.and_then(|s| netns::identity(&netns::path_of(s)));
         begin.mac = o.ns_mac_addr.clone();
         begin.families = (!o.ipv6_only, !o.ipv4_only);
         if !o.config_net {
