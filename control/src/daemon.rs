@@ -258,8 +258,8 @@ impl Control {
             let served = server::serve_handover(door, plane.clone());
             tokio::spawn(report("the hand-over socket", served));
         }
-        if let Some(socket) = runtimes {
-            let served = server::serve_runtimes(socket, plane.clone());
+        if let Some(door) = open("the socket for runtimes", runtimes.as_ref()) {
+            let served = server::serve_runtimes(door, plane.clone());
             tokio::spawn(report("the socket for runtimes", served));
         }
         if let Some(listener) = metrics {

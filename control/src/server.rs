@@ -265,8 +265,8 @@ pub(crate) async fn serve_handover(door: Door, plane: Shared) -> io::Result<()> 
 }
 
 /// Serves the socket for runtimes until the future is dropped.
-pub(crate) async fn serve_runtimes(socket: Socket, plane: Shared) -> io::Result<()> {
-    let listener = UnixListener::from_std(socket.listener.try_clone()?)?;
+pub(crate) async fn serve_runtimes(door: Door, plane: Shared) -> io::Result<()> {
+    let listener = UnixListener::from_std(door.listener)?;
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else {
@@ -274,7 +274,7 @@ pub(crate) async fn serve_runtimes(socket: Socket, plane: Shared) -> io::Result<
         };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let (admitted, plane) = (admit(&stream, socket.group), plane.clone());
+                let (admitted, plane) = (admit(&stream, door.admitted), plane.clone());
                 tokio::spawn(async move {
                     crate::switching::oci::connection(stream, admitted, &plane).await;
                     drop(place);
