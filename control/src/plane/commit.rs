@@ -287,12 +287,10 @@ impl Plane {
         let fast = fast.map(|(with, (port, link))| FastLink::new(with, id, port, link));
         let part = fast.as_ref().map(|f| f.port);
         let mut queues = opened.queues.into_iter();
-        let counters: Vec<_> = self.workers.iter().map(|_| Arc::default()).collect();
-        let mut all: Vec<_> = self.workers.iter().zip(&counters).enumerate().collect();
-        // Others may have something for it to send as soon as they know the port.
-        all.sort_by_key(|(i, _)| *i != usize::from(owner));
-        for (i, (worker, mine)) in all {
-            let mine: Arc<PortCounters> = Arc::clone(mine);
+        let mut counters = Vec::new();
+        for (i, worker) in self.workers.iter().enumerate() {
+            let mine = Arc::new(PortCounters::default());
+            counters.push(mine.clone());
             let io = if one && i != usize::from(owner) {
                 None
             } else {

@@ -113,15 +113,13 @@ impl Switch {
         let mut config = PortConfig::new(NET);
         config.loop_guard = false;
         change(&mut config);
+        self.set(id, &config);
         let owner = id.0 % self.workers.len() as u16;
         let mut io = Some(io);
-        let counters: Vec<Arc<PortCounters>> =
-            self.workers.iter().map(|_| Arc::default()).collect();
-        // The owner first: others may have something for it to send as soon as they know the port.
-        let mut all: Vec<_> = self.workers.iter().zip(&counters).collect();
-        all.sort_by_key(|(w, _)| w.index() != owner);
-        for (w, count) in all {
-            let count = count.clone();
+        let mut counters = Vec::new();
+        for w in &self.workers {
+            let count = Arc::new(PortCounters::default());
+            counters.push(count.clone());
             let setup = PortSetup {
                 io: if w.index() == owner { io.take() } else { None },
                 owner,
@@ -130,13 +128,8 @@ impl Switch {
                 admin_up: true,
                 counters: count,
             };
-            // Both at once: a bridge that knows the port sends to it.
-            let config = config.clone();
-            w.call(move |w| {
-                w.stage.set_port(id, config);
-                w.add_port(id, setup);
-            })
-            .expect("worker answers");
+            w.call(move |w| w.add_port(id, setup))
+                .expect("worker answers");
         }
         self.counters.push(counters);
         id
