@@ -18,3 +18,4 @@ pub mod source;
 pub mod splice;
 pub mod steer;
 pub mod tun;
+pub mod userns;

@@ -2,6 +2,7 @@
 
 mod attach;
 mod docker;
+mod isolation;
 mod pasta;
 mod podman;
 mod rootlesskit;

@@ -167,7 +167,7 @@ fn mistakes_are_told() {
 }
 
 /// Asks the API socket `$1` each line of `$2`, a connection each.
-const ASK: &str = r#"
+pub(crate) const ASK: &str = r#"
 import socket, sys
 for line in sys.argv[2].splitlines():
     s = socket.socket(socket.AF_UNIX)

@@ -5,8 +5,8 @@
 //! The container gets the address, prefix and router of the host ([`host`], [`network`]); the gateway answers ARP and neighbour discovery
 //! for everything else, and sends it out by sockets of the host. Addresses that stand for the host or its loopback are the gateway's own.
 //! Ports are published as listed, or as they are listened on. It goes to the background, and that the first process ends with
-//! 0 tells that the network is there. It ends by SIGTERM or SIGINT, and when the namespace is gone. The container may be at the user's
-//! switch instead ([`super::attach`]).
+//! 0 tells that the network is there. It ends by SIGTERM or SIGINT, and when the namespace is gone. What serves is in namespaces of its
+//! own ([`isolate`]). The container may be at the user's switch instead ([`super::attach`]).
 
 mod host;
 mod network;
@@ -15,6 +15,7 @@ mod ports;
 
 use super::attach::{AttachError, Session, Wish};
 use super::inside::{InsideError, Tap};
+use super::isolate;
 use super::sandbox::{self, Reach};
 use super::single::{Ends, Other, Single, SingleError};
 use crate::logging::{self, LogFormat};
@@ -101,42 +102,86 @@ fn start(mut o: Options) -> Result<ExitCode, PastaError> {
     if let Some(s) = &session {
         plan = plan.attached(&mut o, &s.given);
     }
-    let (o, session) = (&o, session.as_ref());
+    let o = &o;
+    if o.foreground {
+        Ends::hold()?;
+    }
     let log = o.log_file.as_deref().map(file).transpose()?;
     let tap = o.place()?.tap(&plan.inside(o))?;
+    let number = o.pid.as_deref().map(fresh).transpose()?;
+    let reach = Reach {
+        process: o.process().filter(|_| session.is_none()),
+        socket: None,
+        daemon: session.as_ref().map(|s| s.socket().to_owned()),
+        ports: session.is_none() && o.forwards().iter().flatten().any(|f| *f != Forward::None),
+    };
     if o.foreground {
         if let Some(log) = &log {
             let _ = nix::unistd::dup2_stderr(log);
         }
-        return run(o, &plan, session, tap, || {}).map(|()| ExitCode::SUCCESS);
+        // Callers know the one that waits.
+        let own = std::process::id().cast_signed();
+        let serve = move || {
+            code(run(o, &plan, session.as_ref(), tap, || {
+                note(o, number, own)
+            }))
+        };
+        let left = isolate::leave(&reach);
+        return Ok(isolate::run(left, &reach, true, serve)
+            .map_err(PastaError::from)?
+            .into());
     }
     // Out of reach later.
     let nowhere = OpenOptions::new().read(true).write(true).open("/dev/null");
     let nowhere = nowhere.map_err(PastaError::Background)?;
     let (mut reader, mut writer) = io::pipe().map_err(PastaError::Background)?;
+    let left = isolate::leave(&reach);
     let background = move || {
         let _ = nix::unistd::setsid();
+        if let Err(e) = left.settle(&reach) {
+            let _ = failed(&SingleError::from(e).into());
+            return 1;
+        }
         // Who has started it waits for the end of the pipe, too, which mustn't come before an error is told.
         let _until_told = writer.try_clone();
         let ready = move || {
             leave(o, log.as_ref(), &nowhere);
             // Who has started it may be gone.
             let _ = writer.write_all(b"1");
+            Ok(())
         };
-        match run(o, &plan, session, tap, ready) {
-            Ok(()) => 0,
-            Err(e) => {
-                let _ = failed(&e);
-                1
-            }
-        }
+        code(run(o, &plan, session.as_ref(), tap, ready))
     };
-    child::run(background).map_err(PastaError::Background)?;
+    let process = child::run(background).map_err(PastaError::Background)?;
     // Its word that it is ready; without, it has said why.
-    Ok(match reader.read(&mut [0]) {
-        Ok(1) => ExitCode::SUCCESS,
-        _ => ExitCode::FAILURE,
-    })
+    if !matches!(reader.read(&mut [0]), Ok(1)) {
+        return Ok(ExitCode::FAILURE);
+    }
+    // In its own PID namespace it has another number.
+    note(o, number, process.as_raw())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What a process ends with; why, it tells.
+fn code(done: Result<(), PastaError>) -> u8 {
+    match done {
+        Ok(()) => 0,
+        Err(e) => {
+            let _ = failed(&e);
+            1
+        }
+    }
+}
+
+/// Writes the number of the process to end.
+fn note(o: &Options, number: Option<File>, pid: i32) -> Result<(), PastaError> {
+    if let (Some(mut file), Some(path)) = (number, &o.pid) {
+        writeln!(file, "{pid}").map_err(|source| PastaError::File {
+            path: path.clone(),
+            source,
+        })?;
+    }
+    Ok(())
 }
 
 /// Leaves where it was started: nobody waits for the end of what it says, no directory is kept.
@@ -154,15 +199,9 @@ fn run(
     plan: &Plan,
     session: Option<&Session>,
     tap: Tap,
-    ready: impl FnOnce(),
+    ready: impl FnOnce() -> Result<(), PastaError>,
 ) -> Result<(), PastaError> {
     let ends = Ends::new()?;
-    let number = o.pid.as_deref().map(fresh).transpose()?;
-    let reach = Reach {
-        process: o.process().is_some(),
-        socket: None,
-    };
-    sandbox::enter(&reach).map_err(SingleError::from)?;
     let process = tap.process.as_ref().map(AsFd::as_fd).map(Other::Process);
     let single = match session {
         Some(session) => {
@@ -187,13 +226,7 @@ fn run(
             "without --config-net the interface is to be configured inside: DHCP isn't served"
         );
     }
-    if let (Some(mut file), Some(path)) = (number, &o.pid) {
-        writeln!(file, "{}", std::process::id()).map_err(|source| PastaError::File {
-            path: path.clone(),
-            source,
-        })?;
-    }
-    ready();
+    ready()?;
     if let Some(single) = &single {
         single.follow_host()?;
     }

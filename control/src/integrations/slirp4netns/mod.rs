@@ -5,7 +5,7 @@
 //! The container's namespaces are named by a process or a path. A TAP is made there, and with `--configure` set up; the network is that of
 //! `--cidr`, with the gateway at .2, DNS at .3 and the container at .100, and fd00::/64 with `--enable-ipv6`. That it is ready is told by
 //! `1` on `--ready-fd`. Requests for forwards come by the socket of `--api-socket` ([`api`]). It ends when `--exit-fd` hangs up, by SIGTERM
-//! or SIGINT, and when the namespace is gone. The container may be at the user's switch instead ([`super::attach`]).
+//! or SIGINT, and when the namespace is gone. With `--enable-sandbox` a child serves, and this process waits for it ([`isolate`]). The container may be at the user's switch instead ([`super::attach`]).
 
 mod api;
 mod network;
@@ -13,6 +13,7 @@ mod options;
 
 use super::attach::{AttachError, Publisher, Session, Wish};
 use super::inside::InsideError;
+use super::isolate;
 use super::sandbox::{self, Reach};
 use super::single::{Ended, Ends, Other, Single, SingleError};
 use crate::logging::{self, LogFormat};
@@ -21,6 +22,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
 use std::sync::Arc;
 use vswitch_core::sys::scm;
@@ -55,12 +57,14 @@ pub fn main() -> ExitCode {
     };
     logging::start_at(LogFormat::Text, "warn");
     match run(&options) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            eprintln!("slirp4netns: {e}");
-            ExitCode::FAILURE
-        }
+        Ok(code) => code.into(),
+        Err(e) => failed(&e),
     }
+}
+
+fn failed(e: &SlirpError) -> ExitCode {
+    eprintln!("slirp4netns: {e}");
+    ExitCode::FAILURE
 }
 
 /// A descriptor that the caller hands over by its number; ours alone from now on.
@@ -78,10 +82,11 @@ fn handed(option: &'static str, number: Option<i32>) -> Result<Option<OwnedFd>, 
     number.map(take).transpose()
 }
 
-fn run(options: &Options) -> Result<(), SlirpError> {
+/// Runs it; the code it ends with.
+fn run(options: &Options) -> Result<u8, SlirpError> {
     let exit = handed("exit-fd", options.exit_fd)?;
     let ready = handed("ready-fd", options.ready_fd)?;
-    let ends = Ends::new()?;
+    Ends::hold()?;
     let wish = Wish::read()?;
     let begun = wish.map(|w| Session::begin(&w, network::begin(options, &w)));
     let session = begun.transpose()?.flatten().map(Arc::new);
@@ -90,22 +95,44 @@ fn run(options: &Options) -> Result<(), SlirpError> {
         None => network::inside(options),
     };
     let tap = options.place()?.tap(&inside)?;
-    if options.enable_sandbox {
-        let reach = Reach {
-            process: false,
-            socket: options.api_socket.as_deref(),
-        };
-        sandbox::enter(&reach).map_err(SingleError::from)?;
-    }
-    let process = tap.process.as_ref().map(AsFd::as_fd);
-    let exit = exit.as_ref().map(AsFd::as_fd).map(Other::HangUp);
-    let other = exit.or(process.map(Other::Process));
-    let ended = match session {
-        Some(session) => attached(options, ready, &ends, other, &session, &tap.queue)?,
-        None => alone(options, ready, &ends, other, tap.queue)?,
+    let api = options.api_socket.as_deref().map(api::bind).transpose()?;
+    let reach = Reach {
+        process: None,
+        socket: options.api_socket.clone(),
+        daemon: session.as_ref().map(|s| s.socket().to_owned()),
+        // Those of a container at the user's switch are that one's.
+        ports: api.is_some() && session.is_none(),
     };
-    tracing::info!(?ended, "ending");
-    Ok(())
+    // All of it is the serving process's alone: who holds a descriptor too would keep its end from being seen.
+    let serve = move || -> Result<(), SlirpError> {
+        let ends = Ends::new()?;
+        let process = tap.process.as_ref().map(AsFd::as_fd);
+        let exit = exit.as_ref().map(AsFd::as_fd).map(Other::HangUp);
+        let other = exit.or(process.map(Other::Process));
+        let ended = match session {
+            Some(session) => attached(options, ready, &ends, other, api, &session, &tap.queue)?,
+            None => alone(options, ready, &ends, other, api, tap.queue)?,
+        };
+        tracing::info!(?ended, "ending");
+        Ok(())
+    };
+    if !options.enable_sandbox {
+        let served = serve();
+        if let Some(socket) = &reach.socket {
+            let _ = std::fs::remove_file(socket);
+        }
+        return served.map(|()| 0);
+    }
+    let left = isolate::leave(&reach);
+    left.tell("--enable-sandbox");
+    let told = || match serve() {
+        Ok(()) => 0,
+        Err(e) => {
+            failed(&e);
+            1
+        }
+    };
+    Ok(isolate::run(left, &reach, options.enable_seccomp, told)?)
 }
 
 /// Tells that the network is there. Who has asked to be told and doesn't listen is gone; that is told by the exit descriptor.
@@ -115,9 +142,13 @@ fn tell(ready: Option<OwnedFd>) {
     }
 }
 
-fn serve(o: &Options, publisher: Publisher) -> Result<Option<api::Api>, SlirpError> {
-    let path = o.api_socket.as_deref();
-    Ok(path.map(|p| api::serve(p, publisher, o)).transpose()?)
+/// What isn't given is left out.
+fn answer(
+    api: Option<UnixListener>,
+    publisher: Publisher,
+    o: &Options,
+) -> Result<(), api::ApiError> {
+    api.map_or(Ok(()), |l| api::serve(l, publisher, o))
 }
 
 fn confine(o: &Options) -> Result<(), SingleError> {
@@ -133,6 +164,7 @@ fn attached(
     ready: Option<OwnedFd>,
     ends: &Ends,
     other: Option<Other<'_>>,
+    api: Option<UnixListener>,
     session: &Arc<Session>,
     queue: &OwnedFd,
 ) -> Result<Ended, SlirpError> {
@@ -140,7 +172,7 @@ fn attached(
     if let Some(resolver) = network::resolver(o) {
         session.mind_resolver(resolver);
     }
-    let _api = serve(o, Publisher::Users(session.clone()))?;
+    answer(api, Publisher::Users(session.clone()), o)?;
     tell(ready);
     confine(o)?;
     Ok(session.wait(ends, other, queue)?)
@@ -152,12 +184,13 @@ fn alone(
     ready: Option<OwnedFd>,
     ends: &Ends,
     other: Option<Other<'_>>,
+    api: Option<UnixListener>,
     queue: OwnedFd,
 ) -> Result<Ended, SlirpError> {
     let taps = BTreeMap::from([(network::PORT.to_owned(), queue)]);
     let single = Single::start(network::topology(o), &taps)?;
     drop(taps);
-    let _api = serve(o, Publisher::Own(single.plane().clone()))?;
+    answer(api, Publisher::Own(single.plane().clone()), o)?;
     tell(ready);
     single.follow_host()?;
     confine(o)?;

@@ -85,7 +85,7 @@ pub(super) struct Options {
     /// User namespace to enter before the network namespace.
     #[arg(long, value_name = "PATH")]
     userns_path: Option<PathBuf>,
-    /// Give up access to files and all privileges once it runs.
+    /// Serve in namespaces of its own, without access to files, and without any privilege.
     #[arg(long)]
     pub(super) enable_sandbox: bool,
     /// Give up system calls that aren't needed once it runs.
