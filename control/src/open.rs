@@ -13,6 +13,7 @@ use vswitch_core::frame::Offloads;
 use vswitch_core::port::PortIo;
 use vswitch_core::port::dgram::Dgram;
 use vswitch_core::port::packet::{Fanout, PacketOptions, PacketPort, Receive};
+use vswitch_core::port::seqpacket::Seqpacket;
 use vswitch_core::port::stream::Stream;
 use vswitch_core::port::tap::Tap;
 use vswitch_core::port::unix::{Address, UnixError};
@@ -102,6 +103,15 @@ fn handed_tap(name: &str, handed: Option<&OwnedFd>) -> Result<Opened, Refusal> {
     let fd = fd
         .try_clone()
         .map_err(|e| refused(name, e, "raise the limit of open files"))?;
+    if Seqpacket::is(&fd) {
+        return Ok(Opened {
+            device: "seqpacket".to_owned(),
+            queues: vec![Box::new(Seqpacket::new(fd))],
+            process: None,
+            veth: None,
+            fast: None,
+        });
+    }
     let tap = Tap::new(fd, Offloads::ALL).map_err(|e| {
         let remedy = "hand over a queue of a TAP device";
         refused(name, e, remedy)

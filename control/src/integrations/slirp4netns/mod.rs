@@ -4,7 +4,7 @@
 //!
 //! The container's namespaces are named by a process or a path. A TAP is made there, and with `--configure` set up; the network is that of
 //! `--cidr`, with the gateway at .2, DNS at .3 and the container at .100, and fd00::/64 with `--enable-ipv6`. That it is ready is told by
-//! `1` on `--ready-fd`. Requests for forwards come by the socket of `--api-socket` ([`api`]). It ends when `--exit-fd` hangs up, by SIGTERM
+//! `1` on `--ready-fd`. With `--target-type=bess` frames are those of a virtual machine that connects to a socket instead. Requests for forwards come by the socket of `--api-socket` ([`api`]). It ends when `--exit-fd` hangs up, by SIGTERM
 //! or SIGINT, and when the namespace is gone. With `--enable-sandbox` a child serves, and this process waits for it ([`isolate`]). The container may be at the user's switch instead ([`super::attach`]).
 
 mod api;
@@ -12,19 +12,23 @@ mod network;
 mod options;
 
 use super::attach::{AttachError, Publisher, Session, Wish};
-use super::inside::InsideError;
+use super::inside::{InsideError, Tap};
 use super::isolate;
 use super::sandbox::{self, Reach};
 use super::single::{Ended, Ends, Other, Single, SingleError};
 use crate::logging::{self, LogFormat};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use options::Options;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use vswitch_core::port::seqpacket::Listener;
+use vswitch_core::port::unix::UnixError;
 use vswitch_core::sys::scm;
 
 pub use options::command;
@@ -40,6 +44,10 @@ enum SlirpError {
     Api(#[from] api::ApiError),
     #[error(transparent)]
     Attach(#[from] AttachError),
+    #[error(transparent)]
+    Socket(#[from] UnixError),
+    #[error("waiting for a virtual machine to connect: {0}; raise the limit of open files")]
+    Accept(io::Error),
     #[error("--{option} {number}: {source}; hand over a descriptor that is open")]
     Descriptor {
         option: &'static str,
@@ -86,15 +94,28 @@ fn handed(option: &'static str, number: Option<i32>) -> Result<Option<OwnedFd>, 
 fn run(options: &Options) -> Result<u8, SlirpError> {
     let exit = handed("exit-fd", options.exit_fd)?;
     let ready = handed("ready-fd", options.ready_fd)?;
-    Ends::hold()?;
-    let wish = Wish::read()?;
+    let ends = Ends::new()?;
+    // A virtual machine has a switch of its own.
+    let wish = match options.socket() {
+        Some(_) => None,
+        None => Wish::read()?,
+    };
     let begun = wish.map(|w| Session::begin(&w, network::begin(options, &w)));
     let session = begun.transpose()?.flatten().map(Arc::new);
     let inside = match &session {
         Some(s) => network::attached(options, &s.given),
         None => network::inside(options),
     };
-    let tap = options.place()?.tap(&inside)?;
+    let tap = match options.socket() {
+        Some(socket) => match connected(socket, &ends, exit.as_ref())? {
+            Some(queue) => Tap {
+                queue,
+                process: None,
+            },
+            None => return Ok(0),
+        },
+        None => options.place()?.tap(&inside)?,
+    };
     let api = options.api_socket.as_deref().map(api::bind).transpose()?;
     let reach = Reach {
         process: None,
@@ -104,6 +125,7 @@ fn run(options: &Options) -> Result<u8, SlirpError> {
         ports: api.is_some() && session.is_none(),
     };
     // All of it is the serving process's alone: who holds a descriptor too would keep its end from being seen.
+    drop(ends);
     let serve = move || -> Result<(), SlirpError> {
         let ends = Ends::new()?;
         let process = tap.process.as_ref().map(AsFd::as_fd);
@@ -133,6 +155,31 @@ fn run(options: &Options) -> Result<u8, SlirpError> {
         }
     };
     Ok(isolate::run(left, &reach, options.enable_seccomp, told)?)
+}
+
+/// The virtual machine that connects to the socket; none if the end comes before.
+fn connected(
+    path: PathBuf,
+    ends: &Ends,
+    exit: Option<&OwnedFd>,
+) -> Result<Option<OwnedFd>, SlirpError> {
+    let listener = Listener::bind(path)?;
+    loop {
+        let mut fds = vec![
+            PollFd::new(listener.as_fd(), PollFlags::POLLIN),
+            PollFd::new(ends.as_fd(), PollFlags::POLLIN),
+        ];
+        fds.extend(exit.map(|fd| PollFd::new(fd.as_fd(), PollFlags::empty())));
+        let _ = poll(&mut fds, PollTimeout::NONE);
+        if fds.iter().skip(1).any(|f| f.any() == Some(true)) {
+            return Ok(None);
+        }
+        match listener.accept() {
+            Ok(queue) => return Ok(Some(queue)),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            Err(e) => return Err(SlirpError::Accept(e)),
+        }
+    }
 }
 
 /// Tells that the network is there. Who has asked to be told and doesn't listen is gone; that is told by the exit descriptor.
