@@ -245,7 +245,7 @@ fn pasta_is_by_itself_and_follows_ports() {
 /// A container of root's, and one of ours for it with these options; its processes.
 fn of_root(site: &Site, options: &str) -> (vswitch_tests::Background, Vec<String>) {
     let text = format!(
-        "cd \"$0\"; unshare --net sh -c 'echo up; exec sleep 60' >up & P=$!
+        "cd \"$0\"; rm -f up; unshare --net sh -c 'echo up; exec sleep 60' >up & P=$!
          until grep -q up up; do sleep 0.01; done
          bin/slirp4netns -c --enable-sandbox --enable-seccomp {options} $P tap0 &
          until nsenter --net -t $P ip -br addr | grep -q 10.0.2.100; do sleep 0.01; done

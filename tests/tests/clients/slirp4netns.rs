@@ -5,8 +5,9 @@ use crate::user_lab;
 use std::time::Duration;
 use vswitch_tests::wait_until;
 
-/// A container of the user: namespaces, and a process whose number `$P` is.
+/// A container of the user: namespaces, and a process whose number `$P` is. What one before it has said doesn't count.
 pub(crate) const CONTAINER: &str = "
+rm -f up
 unshare --user --map-root-user --net --mount sh -c 'echo up; exec sleep 60' >up & P=$!
 until grep -q up up; do sleep 0.01; done
 inside() { nsenter --user --preserve-credentials --net -t $P \"$@\"; }
