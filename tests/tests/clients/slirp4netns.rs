@@ -362,7 +362,6 @@ def out():
 threading.Thread(target=out, daemon=True).start()
 for line in ("link set lo up", "addr add 10.0.2.100/24 dev vec0", "link set vec0 up mtu 1500", "route add default via 10.0.2.2"):
     subprocess.run(["ip"] + line.split(), check=True)
-print("plugged", flush=True)
 while True:
     frame = s.recv(65536)
     if not frame:
