@@ -228,7 +228,7 @@ fn pasta_is_by_itself_and_follows_ports() {
     // In the foreground the one that is known waits, and passes on.
     let said = script(
         &site,
-        "pasta --config-net -f -t none -u none --pid number $P & S=$!
+        "rm number; pasta --config-net -f -t none -u none --pid number $P & S=$!
          until inside ip -br addr | grep -q 198.51.100.1 && [ -s number ]; do sleep 0.01; done
          [ $(cat number) = $S ]; until [ $(pidof pasta | wc -w) = 2 ]; do sleep 0.01; done
          kill $S; wait $S; echo ended $?; ! pidof pasta
