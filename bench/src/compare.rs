@@ -18,7 +18,7 @@ use crate::{machine, stop};
 /// A load above which other programs decide the figures.
 const BUSY: f64 = 0.5;
 
-const PEERS: [Peer; 17] = [
+const PEERS: [Peer; 18] = [
     Peer::Veth,
     Peer::Bridge,
     Peer::Ovs,
@@ -33,6 +33,7 @@ const PEERS: [Peer; 17] = [
     Peer::PastaDebian13,
     Peer::VswitchRootless,
     Peer::VswitchRootless1500,
+    Peer::VswitchSwitched,
     Peer::VswitchSlirp4netns,
     Peer::RawTuntap,
     Peer::RawAfpacket,

@@ -219,7 +219,7 @@ impl Workload {
                 Workload::TcpTrickle => TRICKLE,
                 _ => 0,
             },
-            ..Run::new(self.ends(bed)?, times)
+            ..Run::new(bed, self.ends(bed)?, times)
         };
         let (sourced, received): (Sourced, Streams) = if run.down {
             let source = run.server("tcp-source")?;
@@ -250,7 +250,7 @@ impl Workload {
         let cpu = machine::cpu_seconds(&bed.all());
         let run = Run {
             size,
-            ..Run::new(self.ends(bed)?, times)
+            ..Run::new(bed, self.ends(bed)?, times)
         };
         let sink = run.server("udp-sink")?;
         let flood: Flood = run.client("udp-flood")?;
@@ -277,7 +277,7 @@ impl Workload {
     fn rtt(self, bed: &Bed, times: Times, tools: [&str; 2]) -> anyhow::Result<Sample> {
         let run = Run {
             rate: LOAD,
-            ..Run::new(self.ends(bed)?, times)
+            ..Run::new(bed, self.ends(bed)?, times)
         };
         let _echo = run.server(tools[0])?;
         self.trips(run.client(tools[1])?)
@@ -301,7 +301,7 @@ impl Workload {
     fn mixed(self, bed: &Bed, times: Times) -> anyhow::Result<Sample> {
         let run = Run {
             rate: LOAD_BESIDE,
-            ..Run::new(self.ends(bed)?, times)
+            ..Run::new(bed, self.ends(bed)?, times)
         };
         let _echo = run.server("udp-echo")?;
         let sink = run.server("tcp-sink")?;
@@ -320,7 +320,7 @@ impl Workload {
     fn conn(self, bed: &Bed, times: Times) -> anyhow::Result<Vec<Figure>> {
         let run = Run {
             streams: ACCEPTORS,
-            ..Run::new(self.ends(bed)?, times)
+            ..Run::new(bed, self.ends(bed)?, times)
         };
         let _acceptor = run.server("tcp-accept")?;
         let made: Connects = run.client("tcp-connect")?;
@@ -406,6 +406,8 @@ const LIMIT: Duration = Duration::from_secs(40);
 struct Run<'a> {
     /// Where the passive end is, and the active one, and what that calls the former.
     ends: (&'a Node, &'a Node, &'static str),
+    /// What starts the active end, if something has to.
+    launcher: &'a [String],
     times: Times,
     streams: usize,
     /// The passive end is the one that sends.
@@ -416,9 +418,11 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(ends: (&'a Node, &'a Node, &'static str), times: Times) -> Self {
+    fn new(bed: &'a Bed, ends: (&'a Node, &'a Node, &'static str), times: Times) -> Self {
+        let is_container = std::ptr::eq(ends.1, &raw const bed.a);
         Run {
             ends,
+            launcher: if is_container { &bed.launcher } else { &[] },
             times,
             streams: 1,
             down: false,
@@ -430,6 +434,7 @@ impl<'a> Run<'a> {
     fn spawn(
         &self,
         node: &Node,
+        launcher: &[String],
         cpu: &str,
         tool: &str,
         address: &str,
@@ -457,19 +462,20 @@ impl<'a> Run<'a> {
         ];
         let pin: &[&str] = if self.times.pin { &["--cpu", cpu] } else { &[] };
         let down: &[&str] = if self.down { &["--down"] } else { &[] };
-        Ok(node.spawn(&[&argv, down, pin].concat()))
+        let launcher: Vec<&str> = launcher.iter().map(String::as_str).collect();
+        Ok(node.spawn(&[&launcher[..], &argv, down, pin].concat()))
     }
 
     /// Starts the passive end.
     fn server(&self, tool: &str) -> anyhow::Result<Background> {
-        let mut server = self.spawn(self.ends.0, "1", tool, "0.0.0.0")?;
+        let mut server = self.spawn(self.ends.0, &[], "1", tool, "0.0.0.0")?;
         server.wait_for("ready");
         Ok(server)
     }
 
     /// Starts the active end.
     fn active(&self, tool: &str) -> anyhow::Result<Background> {
-        self.spawn(self.ends.1, "0", tool, self.ends.2)
+        self.spawn(self.ends.1, self.launcher, "0", tool, self.ends.2)
     }
 
     /// Runs the active end.

@@ -121,6 +121,17 @@ impl Client {
         serde_json::from_slice(&bytes).map_err(broken)
     }
 
+    /// As [`Client::call`] with a body, read as `T`.
+    pub async fn send<T: serde::de::DeserializeOwned>(
+        &self,
+        method: &str,
+        path: &str,
+        body: &Value,
+    ) -> Result<T, ClientError> {
+        let value = self.call(method, path, Some(body)).await?;
+        serde_json::from_value(value).map_err(broken)
+    }
+
     /// As [`Client::call`] with GET, read as `T`.
     pub async fn get<T: serde::de::DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         let value = self.call("GET", path, None).await?;

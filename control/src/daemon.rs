@@ -29,6 +29,8 @@ use vswitch_nat::Pipeline;
 const STACK: usize = 512 << 10;
 /// How often the gateways' services are looked after, and containers are looked into.
 const TEND: Duration = Duration::from_secs(1);
+/// How often is looked after what nothing tells of.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// How to start.
 #[derive(Clone, Debug)]
@@ -126,6 +128,13 @@ impl Daemon {
             }
             None => None,
         };
+        let runtimes = match &options.socket {
+            Some(path) => {
+                let path = crate::switching::oci::path_beside(path);
+                Some(Socket::bind(&path, options.group.as_deref())?)
+            }
+            None => None,
+        };
         let metrics = options.metrics.map(server::bind_metrics).transpose()?;
         let written = [options.socket.as_deref(), options.state.as_deref()];
         let written: Vec<_> = written.into_iter().flatten().map(directory).collect();
@@ -178,6 +187,7 @@ impl Daemon {
             plane: plane.clone(),
             socket,
             handover,
+            runtimes,
             metrics,
             intake,
             watches,
@@ -219,6 +229,9 @@ impl Daemon {
     }
 
     fn end(&mut self) {
+        // Before who handed listeners over takes them back: each has one reader at a time.
+        let switching = crate::api::lock(&self.plane).switching();
+        switching.end();
         drop(self.stop.take());
         if let Some(t) = self.thread.take() {
             let _ = t.join();
@@ -239,6 +252,7 @@ struct Control {
     plane: Shared,
     socket: Option<Socket>,
     handover: Option<Socket>,
+    runtimes: Option<Socket>,
     metrics: Option<std::net::TcpListener>,
     intake: Intake,
     watches: mpsc::UnboundedReceiver<Watch>,
@@ -252,17 +266,23 @@ impl Control {
             plane,
             socket,
             handover,
+            runtimes,
             metrics,
             mut intake,
             mut watches,
             wake,
         } = self;
-        if let Some(socket) = socket {
-            tokio::spawn(report("the API", server::serve(socket, plane.clone())));
+        // The sockets themselves stay here until the end.
+        if let Some(door) = open("the API", socket.as_ref()) {
+            tokio::spawn(report("the API", server::serve(door, plane.clone())));
         }
-        if let Some(socket) = handover {
-            let served = server::serve_handover(socket, plane.clone());
+        if let Some(door) = open("the hand-over socket", handover.as_ref()) {
+            let served = server::serve_handover(door, plane.clone());
             tokio::spawn(report("the hand-over socket", served));
+        }
+        if let Some(door) = open("the socket for runtimes", runtimes.as_ref()) {
+            let served = server::serve_runtimes(door, plane.clone());
+            tokio::spawn(report("the socket for runtimes", served));
         }
         if let Some(listener) = metrics {
             let served = server::serve_metrics(listener, plane.clone());
@@ -270,15 +290,16 @@ impl Control {
         }
         let tended = plane.clone();
         tokio::spawn(async move {
-            let mut each = tokio::time::interval(TEND);
-            each.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {
-                each.tick().await;
-                let idle = crate::api::lock(&tended).tend_services();
-                // Who serves nothing isn't woken every second.
-                if let Some(changed) = idle {
+                let (changed, besides) = crate::api::lock(&tended).tend_services();
+                let soonest = tokio::time::Instant::now() + TEND;
+                // Who serves nothing isn't woken for nothing, and who asks for leases all the time doesn't have each one saved.
+                if besides {
+                    let _ = tokio::time::timeout(LOOK, changed.notified()).await;
+                } else {
                     changed.notified().await;
                 }
+                tokio::time::sleep_until(soonest).await;
             }
         });
         let followed = plane.clone();
@@ -332,6 +353,12 @@ fn accelerator(wake: Arc<Notify>) -> Result<Arc<Accelerator>, String> {
             Err(reason)
         }
     }
+}
+
+fn open(what: &str, socket: Option<&Socket>) -> Option<server::Door> {
+    let door = socket?.door();
+    door.map_err(|e| tracing::error!("serving {what}: {e}"))
+        .ok()
 }
 
 async fn report(what: &str, served: impl Future<Output = io::Result<()>>) {

@@ -49,6 +49,12 @@ enum Command {
     /// Makes a container of the demo.
     #[command(hide = true)]
     DemoContainer(Inside),
+    /// Opens a socket in a container's namespaces, for the daemon.
+    #[command(hide = true)]
+    RoutesOf {
+        /// A process of the container.
+        pid: i32,
+    },
     /// Run the switch until SIGTERM or SIGINT.
     Run(Box<Run>),
 }
@@ -114,10 +120,14 @@ pub fn command() -> clap::Command {
 /// Runs vswitchd with the process's arguments.
 #[must_use]
 pub fn main() -> ExitCode {
+    if let Some(code) = crate::integrations::under_its_name() {
+        return code;
+    }
     let run = match Cli::parse().command {
         Command::Demo(demo) => return demo::main(&demo),
         Command::DemoAgent(_) => return demo::agent(),
         Command::DemoContainer(inside) => return demo::hold(&inside),
+        Command::RoutesOf { pid } => return crate::switching::routes_of(pid),
         Command::Run(run) => run,
     };
     match serve(&run) {

@@ -13,6 +13,7 @@ use crate::api::{self, ErrorBody, Shared};
 use crate::model::{Port, PortKind, PublishedPort};
 use crate::plane::{Begin, Given, PortView};
 use crate::refusal::{Kind, Refusal};
+use crate::switching::{self, Listener, Routes};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io;
@@ -41,6 +42,20 @@ pub(crate) struct Handover {
 enum First {
     Attach { attach: Begin },
     Handover(Box<Handover>),
+    Switch(Switch),
+}
+
+/// A container's calls are to be answered.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Switch {
+    pub(crate) port: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SwitchLine {
+    switch: Switch,
 }
 
 /// A line of a session.
@@ -98,7 +113,7 @@ pub(crate) async fn connection(
         Ok(()) => match tokio::time::timeout(TIMEOUT, line(&stream, &mut heard)).await {
             Err(_) => Err(refused("the request didn't come in time")),
             Ok(Err(e)) => Err(e),
-            Ok(Ok((text, fd))) => first(&text).map(|f| (f, fd)),
+            Ok(Ok((text, fds))) => first(&text).map(|f| (f, fds)),
         },
     };
     let result = match first {
@@ -106,8 +121,21 @@ pub(crate) async fn connection(
             drop(place);
             return session(stream, heard, attach, plane).await;
         }
-        Ok((First::Handover(h), Some(fd))) => take_in(plane, *h, fd),
-        Ok((First::Handover(_), None)) => Err(refused("no descriptor came")),
+        Ok((First::Switch(s), fds)) => {
+            drop(place);
+            let done = switch(plane, s, fds);
+            let goes_on = done.is_ok();
+            let said = done.map_or_else(Said::Error, |()| Said::Done(true));
+            if say(&mut stream, &said).await && goes_on {
+                // Nothing more is said.
+                let _ = line(&stream, &mut heard).await;
+            }
+            return;
+        }
+        Ok((First::Handover(h), fds)) => match one(fds) {
+            Some(fd) => take_in(plane, *h, fd),
+            None => Err(refused("no descriptor came")),
+        },
         Err(e) => Err(e),
     };
     let answer = match result {
@@ -129,6 +157,8 @@ fn first(text: &[u8]) -> Result<First, Refusal> {
             Line::Attach(attach) => Some(First::Attach { attach }),
             _ => None,
         })
+    } else if value.get("switch").is_some() {
+        serde_json::from_value(value).map(|l: SwitchLine| Some(First::Switch(l.switch)))
     } else {
         serde_json::from_value(value).map(|h| Some(First::Handover(Box::new(h))))
     };
@@ -136,16 +166,42 @@ fn first(text: &[u8]) -> Result<First, Refusal> {
     form.ok_or_else(|| refused("a session begins with `attach`"))
 }
 
-/// A line, and the descriptor that came with it. Of what is heard the rest stays in `heard`. An empty line is the end.
+/// The descriptor, where there is to be one.
+fn one(mut fds: Vec<OwnedFd>) -> Option<OwnedFd> {
+    fds.pop().filter(|_| fds.is_empty())
+}
+
+/// Takes up a listener.
+fn switch(plane: &Shared, s: Switch, fds: Vec<OwnedFd>) -> Result<(), Refusal> {
+    let Switch { port } = s;
+    let wrong = |reason: String| {
+        let remedy = "use `vswitchctl run`";
+        let thing = format!("port `{port}`");
+        Refusal::new(Kind::Invalid, "switching sockets of", thing, reason, remedy)
+    };
+    let [fd, routes] = <[OwnedFd; 2]>::try_from(fds)
+        .map_err(|all| wrong(format!("two descriptors are to come, {} did", all.len())))?;
+    api::lock(plane).may_listen(&port)?;
+    let routes = Routes::of(routes)
+        .map_err(|e| wrong(format!("its namespace can't be asked for routes: {e}")))?;
+    let listener = Listener {
+        port,
+        fd,
+        routes: Some(routes),
+    };
+    switching::take_up(plane, listener)
+}
+
+/// A line, and the descriptors that came with it. Of what is heard the rest stays in `heard`. An empty line is the end.
 async fn line(
     stream: &UnixStream,
     heard: &mut Vec<u8>,
-) -> Result<(Vec<u8>, Option<OwnedFd>), Refusal> {
+) -> Result<(Vec<u8>, Vec<OwnedFd>), Refusal> {
     let (mut fds, mut buf) = (Vec::new(), vec![0; 4096]);
     loop {
         if let Some(at) = heard.iter().position(|b| *b == b'\n') {
             let text = heard.drain(..=at).collect();
-            return Ok((text, fds.pop()));
+            return Ok((text, fds));
         }
         let got = stream
             .async_io(Interest::READABLE, || scm::recv(stream, &mut buf))
@@ -153,10 +209,10 @@ async fn line(
         let (n, more) = got.map_err(|e| refused(e.to_string()))?;
         fds.extend(more);
         if n == 0 {
-            return Ok((std::mem::take(heard), fds.pop()));
+            return Ok((std::mem::take(heard), fds));
         }
         heard.extend_from_slice(buf.get(..n).unwrap_or_default());
-        if heard.len() > LIMIT || fds.len() > 1 {
+        if heard.len() > LIMIT || fds.len() > 2 {
             return Err(refused("the request is too large"));
         }
     }
@@ -181,7 +237,7 @@ async fn session(mut stream: UnixStream, mut heard: Vec<u8>, begin: Begin, plane
     let name = begin.name;
     let mut goes_on = say(&mut stream, &Said::Given(given)).await;
     while goes_on {
-        let (text, fd) = match line(&stream, &mut heard).await {
+        let (text, fds) = match line(&stream, &mut heard).await {
             Ok((text, _)) if text.is_empty() => break,
             Ok(got) => got,
             Err(e) => {
@@ -189,7 +245,7 @@ async fn session(mut stream: UnixStream, mut heard: Vec<u8>, begin: Begin, plane
                 break;
             }
         };
-        let done = match (serde_json::from_slice(&text), fd) {
+        let done = match (serde_json::from_slice(&text), one(fds)) {
             (Ok(Line::Queue(_)), Some(fd)) => api::lock(plane).attach(&name, id, fd),
             (Ok(Line::Queue(_)), None) => Err(refused("no descriptor came")),
             (Ok(Line::Publish(list)), _) => api::lock(plane).publish_for(&name, id, list),
@@ -217,6 +273,35 @@ fn take_in(plane: &Shared, request: Handover, fd: OwnedFd) -> Result<PortView, R
     wanted.ports.insert(name.clone(), port);
     plane.apply_with(wanted, &BTreeMap::from([(name.clone(), fd)]))?;
     plane.port(&name)
+}
+
+/// The client's side: hands a listener over, with a socket of the container's namespace. Waits for the answer, but not for long: it is asked
+/// between two calls that are to be answered. The connection ends with the daemon.
+pub(crate) fn send_listener(
+    socket: &Path,
+    port: &str,
+    fds: &[OwnedFd; 2],
+) -> io::Result<Result<std::os::unix::net::UnixStream, Refusal>> {
+    use std::io::{BufRead, BufReader, Write};
+    use std::os::fd::AsFd;
+    let mut stream = std::os::unix::net::UnixStream::connect(path_beside(socket))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    let switch = Switch { port: port.into() };
+    let mut text = serde_json::to_vec(&SwitchLine { switch })?;
+    text.push(b'\n');
+    let [listener, routes] = fds;
+    let sent = scm::send(&stream, &text, &[listener.as_fd(), routes.as_fd()])?;
+    stream.write_all(text.get(sent..).unwrap_or_default())?;
+    let mut answer = String::new();
+    BufReader::new(&stream).read_line(&mut answer)?;
+    if let Ok(e) = serde_json::from_str::<ErrorBody>(&answer) {
+        return Ok(Err(e.error));
+    }
+    match serde_json::from_str(&answer)? {
+        Said::Done(_) => Ok(Ok(stream)),
+        Said::Error(e) => Ok(Err(e)),
+        Said::Given(_) => Err(io::ErrorKind::InvalidData.into()),
+    }
 }
 
 /// The client's side: hands a queue over and returns the daemon's answer.

@@ -63,7 +63,8 @@ fn ports<'a>(text: &'a str, state: &'a str, at: &'a [IpAddr]) -> impl Iterator<I
     })
 }
 
-fn given_out() -> RangeInclusive<u16> {
+/// The ports that the kernel gives out by itself.
+pub(crate) fn given_out() -> RangeInclusive<u16> {
     let text = std::fs::read_to_string(GIVEN_OUT).unwrap_or_default();
     let mut numbers = text.split_whitespace().filter_map(|n| n.parse().ok());
     match (numbers.next(), numbers.next()) {

@@ -81,6 +81,14 @@ pub fn pid_of(spec: &str) -> Option<i32> {
     spec.strip_prefix("pid:")?.parse().ok().filter(|p| *p > 0)
 }
 
+/// Which namespace that is: device and inode.
+#[must_use]
+pub fn identity(path: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    let m = std::fs::metadata(path).ok()?;
+    Some((m.dev(), m.ino()))
+}
+
 /// Runs `f` on a thread inside the namespace.
 pub fn within<T: Send>(spec: &str, f: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
     let path = path_of(spec);

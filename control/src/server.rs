@@ -6,6 +6,7 @@
 
 use crate::api::{self, Shared};
 use crate::handover;
+use crate::lockfile::{LockError, LockFile};
 use crate::refusal::{Kind, Refusal};
 use axum::Router;
 use axum::response::{IntoResponse, Response};
@@ -13,11 +14,10 @@ use hyper::body::Incoming;
 use hyper::service::Service as _;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use nix::fcntl::{Flock, FlockArg};
-use std::fs::{self, File, OpenOptions};
+use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,13 +67,29 @@ pub enum ServerError {
 pub(crate) struct Socket {
     path: PathBuf,
     listener: std::os::unix::net::UnixListener,
+    admitted: Admitted,
+    lock: LockFile,
+}
+
+/// Who may connect besides root. It is told beforehand, as the process may have given up asking who it is.
+#[derive(Clone, Copy, Debug)]
+struct Admitted {
+    user: u32,
     group: Option<u32>,
-    _lock: Flock<File>,
+}
+
+/// What is served: who connects, and who may.
+#[derive(Debug)]
+pub(crate) struct Door {
+    listener: std::os::unix::net::UnixListener,
+    admitted: Admitted,
 }
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
+        if let Some(name) = self.path.file_name() {
+            self.lock.remove_beside(name);
+        }
     }
 }
 
@@ -103,17 +119,10 @@ impl Socket {
                 .create(dir)
                 .map_err(fail("making its directory"))?;
         }
-        let mut lock = path.as_os_str().to_owned();
-        lock.push(".lock");
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&lock)
-            .map_err(fail("opening its lock file"))?;
-        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock)
-            .map_err(|_| ServerError::Taken(path.to_owned()))?;
+        let lock = LockFile::take(path).map_err(|e| match e {
+            LockError::Taken => ServerError::Taken(path.to_owned()),
+            LockError::Open(e) => fail("opening its lock file")(e),
+        })?;
         match fs::symlink_metadata(path) {
             Ok(m) if std::os::unix::fs::FileTypeExt::is_socket(&m.file_type()) => {
                 fs::remove_file(path).map_err(fail("removing a stale socket"))?;
@@ -141,8 +150,24 @@ impl Socket {
         Ok(Socket {
             path: path.to_owned(),
             listener,
-            group: group.map(nix::unistd::Gid::as_raw),
-            _lock: lock,
+            admitted: Admitted {
+                user: nix::unistd::geteuid().as_raw(),
+                group: group.map(nix::unistd::Gid::as_raw),
+            },
+            lock,
+        })
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// To be served, as long as the socket is there.
+    pub(crate) fn door(&self) -> io::Result<Door> {
+        Ok(Door {
+            listener: self.listener.try_clone()?,
+            admitted: self.admitted,
         })
     }
 }
@@ -165,8 +190,8 @@ pub(crate) fn bind_metrics(address: SocketAddr) -> Result<std::net::TcpListener,
 }
 
 /// Serves the API until the future is dropped.
-pub(crate) async fn serve(socket: Socket, plane: Shared) -> io::Result<()> {
-    let listener = UnixListener::from_std(socket.listener.try_clone()?)?;
+pub(crate) async fn serve(door: Door, plane: Shared) -> io::Result<()> {
+    let listener = UnixListener::from_std(door.listener)?;
     let router = api::router(plane);
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
@@ -183,7 +208,7 @@ pub(crate) async fn serve(socket: Socket, plane: Shared) -> io::Result<()> {
                 continue;
             }
         };
-        let router = match admit(&stream, socket.group) {
+        let router = match admit(&stream, door.admitted) {
             Ok(()) => router.clone(),
             Err(refusal) => refusing(refusal),
         };
@@ -220,8 +245,8 @@ pub(crate) async fn serve_metrics(
 }
 
 /// Serves the hand-over socket until the future is dropped.
-pub(crate) async fn serve_handover(socket: Socket, plane: Shared) -> io::Result<()> {
-    let listener = UnixListener::from_std(socket.listener.try_clone()?)?;
+pub(crate) async fn serve_handover(door: Door, plane: Shared) -> io::Result<()> {
+    let listener = UnixListener::from_std(door.listener)?;
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else {
@@ -229,7 +254,7 @@ pub(crate) async fn serve_handover(socket: Socket, plane: Shared) -> io::Result<
         };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let (admitted, plane) = (admit(&stream, socket.group), plane.clone());
+                let (admitted, plane) = (admit(&stream, door.admitted), plane.clone());
                 tokio::spawn(async move {
                     handover::connection(stream, admitted, &plane, place).await;
                 });
@@ -239,13 +264,33 @@ pub(crate) async fn serve_handover(socket: Socket, plane: Shared) -> io::Result<
     }
 }
 
+/// Serves the socket for runtimes until the future is dropped.
+pub(crate) async fn serve_runtimes(door: Door, plane: Shared) -> io::Result<()> {
+    let listener = UnixListener::from_std(door.listener)?;
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else {
+            return Ok(());
+        };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let (admitted, plane) = (admit(&stream, door.admitted), plane.clone());
+                tokio::spawn(async move {
+                    crate::switching::oci::connection(stream, admitted, &plane).await;
+                    drop(place);
+                });
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
+}
+
 /// Whether the peer may use the API.
-fn admit(stream: &UnixStream, group: Option<u32>) -> Result<(), Refusal> {
+fn admit(stream: &UnixStream, may: Admitted) -> Result<(), Refusal> {
     let reason = match stream.peer_cred() {
         Ok(peer) => {
-            let own = nix::unistd::geteuid().as_raw();
             let grouped = |g| peer.gid() == g || is_member(peer.uid(), g);
-            if peer.uid() == 0 || peer.uid() == own || group.is_some_and(grouped) {
+            if peer.uid() == 0 || peer.uid() == may.user || may.group.is_some_and(grouped) {
                 return Ok(());
             }
             format!("uid {} gid {} isn't allowed", peer.uid(), peer.gid())

@@ -3,8 +3,8 @@
 //! Written beside and renamed, with both the file and its directory synced, so that a crash leaves the old or the new, never
 //! half. Mode 0600: it tells who may talk to whom.
 
+use crate::lockfile::{LockError, LockFile};
 use crate::model::Topology;
-use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -56,7 +56,7 @@ struct Saved {
 /// Keeps other daemons out of a state file as long as it lives.
 #[derive(Debug)]
 pub(crate) struct StateLock {
-    _file: Flock<File>,
+    _file: LockFile,
 }
 
 /// Where state is kept.
@@ -67,19 +67,13 @@ impl StateFile {
     /// Takes the file for this daemon: two would make each other's ports and overwrite each other's changes. A directory that
     /// can't be written is told when there is something to save.
     pub(crate) fn claim(&self) -> Result<Option<StateLock>, StateError> {
-        let mut path = self.0.clone().into_os_string();
-        path.push(".lock");
-        let opened = make_directory(&self.0).and_then(|_| {
-            let mut options = OpenOptions::new();
-            options.write(true).create(true).truncate(false).mode(0o600);
-            options.open(&path)
-        });
-        let Ok(file) = opened else {
+        if make_directory(&self.0).is_err() {
             return Ok(None);
-        };
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        }
+        match LockFile::take(&self.0) {
             Ok(file) => Ok(Some(StateLock { _file: file })),
-            Err(_) => Err(StateError::Taken(self.0.clone())),
+            Err(LockError::Taken) => Err(StateError::Taken(self.0.clone())),
+            Err(LockError::Open(_)) => Ok(None),
         }
     }
 

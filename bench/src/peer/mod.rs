@@ -111,6 +111,8 @@ pub(crate) enum Peer {
     #[value(name = "vswitch-rootless-1500")]
     #[serde(rename = "vswitch-rootless-1500")]
     VswitchRootless1500,
+    /// vswitchd that connects sockets of the host in place of the container's own (`vswitchctl run`), MTU 1500 for the rest.
+    VswitchSwitched,
     /// Another build of vswitchd (see --before) on TAP ports.
     BeforeTap,
     /// Another build of vswitchd (see --before) on veth ports.
@@ -155,6 +157,7 @@ impl Peer {
                 | Peer::VswitchNat
                 | Peer::VswitchRootless
                 | Peer::VswitchRootless1500
+                | Peer::VswitchSwitched
                 | Peer::VswitchSlirp4netns
         )
     }
@@ -170,6 +173,7 @@ impl Peer {
                 | Peer::PastaDebian13
                 | Peer::VswitchRootless
                 | Peer::VswitchRootless1500
+                | Peer::VswitchSwitched
                 | Peer::VswitchSlirp4netns
         )
     }
@@ -217,6 +221,7 @@ impl Peer {
             | Peer::VswitchNat
             | Peer::VswitchRootless
             | Peer::VswitchRootless1500
+            | Peer::VswitchSwitched
             | Peer::VswitchSlirp4netns
             | Peer::BeforeNat
             | Peer::BeforeTap
@@ -256,6 +261,7 @@ impl Peer {
             Peer::PastaDebian13 => rootless::pasta(lab, Some(&setup.debian13), LONG),
             Peer::VswitchRootless => rootless::vswitch(lab, setup.build(self), LONG),
             Peer::VswitchRootless1500 => rootless::vswitch(lab, setup.build(self), 1500),
+            Peer::VswitchSwitched => rootless::switched(lab, setup.build(self)),
             Peer::RawTuntap => plain::tap(lab, mtu),
             Peer::RawAfpacket => plain::packet(lab, mtu),
         };
@@ -293,6 +299,8 @@ pub(crate) struct Bed {
     /// Address by which `b` reaches `a`'s published port, if it is published.
     pub(crate) published: Option<&'static str>,
     pub(crate) hosts: Vec<Node>,
+    /// What starts programs in `a`, if something has to.
+    pub(crate) launcher: Vec<String>,
 }
 
 impl Bed {
@@ -306,6 +314,7 @@ impl Bed {
             far: ADDRESSES[1],
             published: None,
             hosts,
+            launcher: vec![],
         }
     }
 
@@ -319,6 +328,7 @@ impl Bed {
             far: ADDRESSES[1],
             published: None,
             hosts,
+            launcher: vec![],
         }
     }
 

@@ -155,8 +155,24 @@ fn debian(root: &Path) -> anyhow::Result<Vec<String>> {
         .to_vec())
 }
 
+/// vswitchd with a host uplink, whose sockets take the places of the container's.
+pub(super) fn switched(lab: &Lab, build: Build) -> anyhow::Result<Bed> {
+    let (mut bed, switch) = uplink(lab, build, 1500)?;
+    switch.ctl(&["gateway", "set", "lan", "--socket-switching", "on"])?;
+    bed.launcher = switch.command(&["run", "a", "--"]);
+    bed.hosts.push(switch.host);
+    Ok(bed)
+}
+
 /// vswitchd with a host uplink.
 pub(super) fn vswitch(lab: &Lab, build: Build, mtu: u32) -> anyhow::Result<Bed> {
+    let (mut bed, switch) = uplink(lab, build, mtu)?;
+    bed.hosts.push(switch.host);
+    Ok(bed)
+}
+
+/// The same, with the switch itself.
+fn uplink(lab: &Lab, build: Build, mtu: u32) -> anyhow::Result<(Bed, Switch)> {
     let (a, b) = rootless_containers(lab);
     let switch = Switch::new(lab, build);
     outside(lab, &switch.host, &b)?;
@@ -197,5 +213,8 @@ pub(super) fn vswitch(lab: &Lab, build: Build, mtu: u32) -> anyhow::Result<Bed> 
     switch.ctl(&[&publish[..], &["--to", &to]].concat())?;
     let publish = ["publish", "add", "bench-udp", "--protocol", "udp"];
     switch.ctl(&[&publish[..], &["--ports", &port, "--to", &to]].concat())?;
-    Ok(bed(a, b, switch.host, daemon))
+    let mut bed = Bed::of_processes(a, b, vec![], vec![daemon]);
+    bed.far = FAR;
+    bed.published = Some(OUTSIDE);
+    Ok((bed, switch))
 }

@@ -112,6 +112,14 @@ impl Switch {
         )
     }
 
+    /// `vswitchctl` pointed at it.
+    pub(super) fn command(&self, args: &[&str]) -> Vec<String> {
+        let socket = self.socket.to_string_lossy().into_owned();
+        let mut all = vec![self.build.program("vswitchctl"), "--socket".into(), socket];
+        all.extend(args.iter().map(ToString::to_string));
+        all
+    }
+
     /// Starts the daemon and waits until it answers.
     pub(super) fn start(&self) -> anyhow::Result<Background> {
         let argv = self.argv()?;

@@ -100,6 +100,10 @@ pub(super) struct Set {
     /// With --host-uplink on: interface of the host that everything leaves by [default: as its routes say].
     #[arg(long, value_name = "INTERFACE|none")]
     outbound_interface: Option<Member<String>>,
+    /// With --host-uplink on: connections of what `vswitchctl run` and OCI runtimes start are made by sockets of the host from the
+    /// beginning, and cross no switch [default: off].
+    #[arg(long, value_name = "on|off", value_parser = on_off)]
+    socket_switching: Option<bool>,
     /// VLAN of the gateway, in a VLAN-aware network [default: 1].
     #[arg(long)]
     vlan: Option<u16>,
@@ -161,6 +165,7 @@ impl Set {
             ("addresses", addresses.map(|a| json!(a))),
             ("own_addresses", own_addresses.map(|a| json!(a))),
             ("link_local", self.host_link_local.map(Value::from)),
+            ("socket_switching", self.socket_switching.map(Value::from)),
             (
                 "outbound_addr",
                 self.outbound_addr.as_ref().map(Member::value),
@@ -290,10 +295,9 @@ pub(super) async fn run(s: &Session, command: Gateway) -> Done {
                     return Err(wrong(reason, "add --host-uplink on"));
                 }
             }
-            let now = s
-                .client
-                .call("PATCH", &path(&set.network), Some(&body))
-                .await?;
+            let path = path(&set.network);
+            let now: NetworkView = s.client.send("PATCH", &path, &body).await?;
+            show::warn(&now.warnings);
             if s.json { show::json(&now) } else { Ok(()) }
         }
         Gateway::Show { network } => {
@@ -305,6 +309,10 @@ pub(super) async fn run(s: &Session, command: Gateway) -> Done {
             let with: Vec<NetworkView> = with.collect();
             if s.json {
                 return show::json(&with);
+            }
+            for n in &with {
+                let named = |w: &String| format!("gateway of `{}`: {w}", n.name);
+                show::warn(&n.warnings.iter().map(named).collect::<Vec<_>>());
             }
             let rows = with.iter().filter_map(row).collect();
             let head = ["NETWORK", "ADDRESSES", "MAC", "MTU", "ROUTES", "OPTIONS"];

@@ -9,12 +9,14 @@ mod conntrack;
 mod docs;
 mod fdb;
 mod gateway;
+mod instances;
 mod mirror;
 mod network;
 mod options;
 mod policy;
 mod port;
 mod publish;
+mod run;
 mod services;
 mod show;
 mod stats;
@@ -87,6 +89,8 @@ enum Command {
     /// Gateways: the router's ports in networks.
     #[command(subcommand)]
     Gateway(gateway::Gateway),
+    /// List the switches of single containers (slirp4netns, pasta) that have a control socket.
+    Instances,
     /// Write the man pages.
     Man(docs::Man),
     /// Mirror sessions: copies of frames to a port.
@@ -104,6 +108,8 @@ enum Command {
     /// Published ports: a gateway's port stands for a container's.
     #[command(subcommand)]
     Publish(publish::Publish),
+    /// Run a command in a port's container, with its connections to the outside made by sockets of the host.
+    Run(run::Run),
     /// Counters of ports, drops by reason, and the ledger.
     Stats(stats::Stats),
     /// Live view of ports and their rates.
@@ -133,6 +139,9 @@ enum CtlError {
         reason: String,
         remedy: &'static str,
     },
+    /// A command that was run has ended with this code.
+    #[error("")]
+    Ended(u8),
     /// Our reader has gone: no fault.
     #[error("")]
     Closed,
@@ -142,6 +151,7 @@ impl CtlError {
     fn code(&self) -> u8 {
         match self {
             CtlError::Closed => 0,
+            CtlError::Ended(code) => *code,
             CtlError::Client(ClientError::Unreachable { .. }) => 3,
             CtlError::Client(ClientError::Refused(r)) if r.kind == Kind::NotFound => 4,
             CtlError::Usage { .. } | CtlError::Client(ClientError::Nameless) => 2,
@@ -212,12 +222,14 @@ async fn run(s: &Session, command: Command) -> Done {
         Command::Export => topology::export(s).await,
         Command::Fdb(c) => fdb::run(s, c).await,
         Command::Gateway(c) => gateway::run(s, c).await,
+        Command::Instances => instances::run(s).await,
         Command::Man(c) => docs::man(&c),
         Command::Mirror(c) => mirror::run(s, c).await,
         Command::Network(c) => network::run(s, c).await,
         Command::Policy(c) => policy::run(s, c).await,
         Command::Port(c) => port::run(s, c).await,
         Command::Publish(c) => publish::run(s, c).await,
+        Command::Run(c) => run::run(s, c).await,
         Command::Stats(c) => stats::run(s, &c).await,
         Command::Top(c) => top::run(s, &c).await,
         Command::Trace(c) => trace::run(s, *c).await,

@@ -82,12 +82,13 @@ pub(super) async fn run(s: &Session, command: Publish) -> Done {
             let body = serde_json::to_value(&port).unwrap_or_default();
             let path = format!("/v1/publish/{}", escape(&name));
             let picks = port.ports.0.0 == 0;
-            let made = s.client.call("POST", &path, Some(&body)).await?;
+            let made: PublishedView = s.client.send("POST", &path, &body).await?;
+            show::warn(&made.warnings);
             if s.json {
                 return show::json(&made);
             }
-            if picks && let Some(ports) = made.pointer("/config/ports").and_then(|p| p.as_str()) {
-                return show::print(&format!("{ports}\n"));
+            if picks {
+                return show::print(&format!("{}\n", made.config.ports));
             }
             Ok(())
         }
@@ -100,6 +101,10 @@ pub(super) async fn run(s: &Session, command: Publish) -> Done {
             let all: Vec<PublishedView> = s.client.get("/v1/publish").await?;
             if s.json {
                 return show::json(&all);
+            }
+            for p in &all {
+                let named = |w: &String| format!("published port `{}`: {w}", p.name);
+                show::warn(&p.warnings.iter().map(named).collect::<Vec<_>>());
             }
             let rows = all.iter().map(row).collect();
             let head = [

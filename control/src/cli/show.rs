@@ -26,6 +26,13 @@ pub(super) fn json(value: &impl Serialize) -> Done {
     print(&(text + "\n"))
 }
 
+/// Tells people what to mind.
+pub(super) fn warn(warnings: &[String]) {
+    for w in warnings {
+        eprintln!("vswitchctl: warning: {w}");
+    }
+}
+
 /// Prints rows under a head; nothing but `empty` if there are none.
 pub(super) fn table(head: &[&str], rows: Vec<Vec<String>>, empty: &str) -> Done {
     print(&aligned(head, rows, empty))

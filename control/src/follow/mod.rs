@@ -4,7 +4,7 @@
 //!
 //! Two tasks of the control thread wait for changes and have the plane take them up: sockets of the host uplink that have to move do,
 //! and questions go to the resolvers that the host has now. What comes at once is taken together ([`PAUSE`]). Nothing hangs on
-//! being told at once: a socket that is opened later goes by the routes there are then, and the list of resolvers is read every second
+//! being told at once: a socket that is opened later goes by the routes there are then, and the list of resolvers is read every few seconds
 //! where DNS is served, which also finds what inotify doesn't tell of (a file mounted over it).
 
 mod file;
@@ -67,5 +67,5 @@ pub(crate) async fn resolvers(plane: Shared) {
         },
         Err(e) => e,
     };
-    tracing::warn!("{RESOLV_CONF} is only read every second (inotify): {why}");
+    tracing::warn!("{RESOLV_CONF} is only read every few seconds (inotify): {why}");
 }

@@ -43,7 +43,7 @@ pub(crate) enum AttachError {
     )]
     Variable { text: String, reason: String },
     /// The file.
-    #[error("reading {}: {reason}; it has network, and by choice socket, labels and fallback", path.display())]
+    #[error("reading {}: {reason}; it has network, and by choice socket, labels and fallback, or control alone", path.display())]
     File { path: PathBuf, reason: String },
     /// Nobody is there.
     #[error("attaching to vswitchd at {}: {source}; start it with `vswitchd run`, or name its socket in VSWITCH_ATTACH with socket=PATH, or add `fallback` for a switch of the container's own", path.display())]
@@ -57,23 +57,66 @@ pub(crate) enum AttachError {
 }
 
 /// What is asked for.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Wish {
     /// Network of the daemon.
     network: String,
     /// Its control socket.
-    #[serde(default)]
     socket: Option<PathBuf>,
     /// Name of the port, and in DNS.
-    #[serde(skip)]
     name: Option<String>,
     /// Labels of the port.
-    #[serde(default)]
     labels: Vec<String>,
     /// Where there is no daemon, the container has a switch of its own.
-    #[serde(default)]
     fallback: bool,
+}
+
+/// The user's file.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct UsersFile {
+    network: Option<String>,
+    socket: Option<PathBuf>,
+    labels: Vec<String>,
+    fallback: bool,
+    /// Where a switch of the container's own is controlled ([`super::control`]).
+    pub(super) control: Option<String>,
+}
+
+impl UsersFile {
+    /// What it asks for of the user's switch.
+    fn wish(self) -> Result<Option<Wish>, String> {
+        let about_it = self.socket.is_some() || self.fallback || !self.labels.is_empty();
+        match self.network {
+            Some(network) => Ok(Some(Wish {
+                network,
+                socket: self.socket,
+                name: None,
+                labels: self.labels,
+                fallback: self.fallback,
+            })),
+            None if about_it || self.control.is_none() => Err("network is missing".into()),
+            None => Ok(None),
+        }
+    }
+}
+
+/// Reads the user's file, if there is one.
+pub(super) fn users_file() -> Result<Option<UsersFile>, AttachError> {
+    let Some(path) = file() else {
+        return Ok(None);
+    };
+    let fault = |reason: String| AttachError::File {
+        path: path.clone(),
+        reason,
+    };
+    match std::fs::read_to_string(&path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(fault(e.to_string())),
+        Ok(text) => toml::from_str(&text)
+            .map(Some)
+            .map_err(|e| fault(e.to_string().trim().replace('\n', " "))),
+    }
 }
 
 impl Wish {
@@ -86,20 +129,12 @@ impl Wish {
                 reason,
             });
         }
-        let Some(path) = file() else {
-            return Ok(None);
-        };
-        let fault = |reason: String| AttachError::File {
-            path: path.clone(),
-            reason,
-        };
-        match std::fs::read_to_string(&path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(fault(e.to_string())),
-            Ok(text) => toml::from_str(&text)
-                .map(Some)
-                .map_err(|e| fault(e.to_string().trim().replace('\n', " "))),
-        }
+        let wish = users_file()?.map(UsersFile::wish).transpose();
+        wish.map(Option::flatten)
+            .map_err(|reason| AttachError::File {
+                path: file().unwrap_or_default(),
+                reason,
+            })
     }
 
     fn of_variable(text: &str) -> Result<Option<Wish>, String> {
@@ -146,17 +181,9 @@ impl Wish {
 
     /// What the port is called: as asked for, as who has started this names the container, or by its process.
     pub(crate) fn name(&self, pid: Option<i32>, path: Option<&str>) -> String {
-        let parent = format!("/proc/{}/cmdline", nix::unistd::getppid());
-        let parent = std::fs::read(parent).unwrap_or_default();
-        let words: Vec<&[u8]> = parent.split(|b| *b == 0).collect();
-        let words: Vec<_> = words.iter().map(|w| String::from_utf8_lossy(w)).collect();
-        let words: Vec<&str> = words.iter().map(AsRef::as_ref).collect();
         let tail = path.and_then(|p| p.rsplit('/').next()).map(str::to_owned);
         let by_process = || pid.map(|p| format!("pid{p}")).or(tail);
-        let name = self
-            .name
-            .clone()
-            .or_else(|| named_by_podman(&words).map(str::to_owned));
+        let name = self.name.clone().or_else(named_by_parent);
         name.or_else(by_process)
             .unwrap_or_else(|| "container".to_owned())
     }
@@ -170,6 +197,7 @@ impl Wish {
             labels,
             mtu,
             netns: None,
+            namespace: None,
             mac: None,
             addresses: Vec::new(),
             avoid: Vec::new(),
@@ -184,6 +212,16 @@ fn file() -> Option<PathBuf> {
     let home = || std::env::var_os("HOME").map(|h| Path::new(&h).join(".config"));
     let dir = dir.map(PathBuf::from).or_else(home)?;
     Some(dir.join("vswitch/attach.toml"))
+}
+
+/// The container's name, if who has started this process tells it.
+pub(super) fn named_by_parent() -> Option<String> {
+    let parent = format!("/proc/{}/cmdline", nix::unistd::getppid());
+    let parent = std::fs::read(parent).unwrap_or_default();
+    let words: Vec<&[u8]> = parent.split(|b| *b == 0).collect();
+    let words: Vec<_> = words.iter().map(|w| String::from_utf8_lossy(w)).collect();
+    let words: Vec<&str> = words.iter().map(AsRef::as_ref).collect();
+    named_by_podman(&words).map(str::to_owned)
 }
 
 /// The container's name in a command line of podman's, which tells it no other way.
@@ -412,6 +450,18 @@ impl Publisher {
     }
 }
 
+/// Publishes a port under a name that tells which it is, and says that name.
+pub(super) fn add_named(all: &mut BTreeMap<String, PublishedPort>, port: PublishedPort) -> String {
+    let protocol = format!("{:?}", port.protocol).to_lowercase();
+    let name = format!("{protocol}:{}", port.ports);
+    // At several addresses it is published several times.
+    let further = (2..).map(|n| format!("{name}-{n}"));
+    let mut names = std::iter::once(name.clone()).chain(further);
+    let name = names.find(|n| !all.contains_key(n)).unwrap_or(name);
+    all.insert(name.clone(), port);
+    name
+}
+
 /// Asks a daemon for a place.
 fn place(socket: &Path, begin: &Begin) -> Result<(BufReader<UnixStream>, Given), AttachError> {
     let unreachable = |source| AttachError::Unreachable {
@@ -488,9 +538,15 @@ mod tests {
                 .unwrap_err()
                 .contains("network")
         );
-        let file: Wish = toml::from_str("network = \"lan\"\nlabels = [\"a\"]").unwrap();
-        assert_eq!((file.network.as_str(), file.fallback), ("lan", false));
-        assert!(toml::from_str::<Wish>("netwrk = \"lan\"").is_err());
+        let file = |text| toml::from_str::<UsersFile>(text).map(UsersFile::wish);
+        let w = file("network = \"lan\"\nlabels = [\"a\"]").unwrap();
+        let w = w.unwrap().unwrap();
+        assert_eq!((w.network.as_str(), w.fallback), ("lan", false));
+        assert!(file("netwrk = \"lan\"").is_err());
+        assert_eq!(file("control = \"auto\""), Ok(Ok(None)));
+        for text in ["", "control = \"auto\"\nfallback = true"] {
+            assert!(file(text).unwrap().unwrap_err().contains("network"));
+        }
     }
 
     #[test]

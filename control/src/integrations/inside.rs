@@ -12,12 +12,13 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::wait::waitpid;
 use std::fs::File;
 use std::io::{self, Write};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use vswitch_core::sys::{child, pidfd, scm, tun};
+use vswitch_core::sys::sock::Kind;
+use vswitch_core::sys::{child, listen, pidfd, scm, tun};
 use vswitch_core::wire::MacAddr;
 
 /// Longest text of a fault that comes from the child.
@@ -41,6 +42,8 @@ pub(crate) struct Inside {
     pub(crate) apart: bool,
     /// Loopback is brought up in any case.
     pub(crate) loopback: bool,
+    /// Streams that listen there, those of IPv6 only if there is that.
+    pub(crate) listen: Vec<SocketAddr>,
     /// How it is set up; where not at all the container does that.
     pub(crate) setup: Option<Configured>,
 }
@@ -62,9 +65,14 @@ pub(crate) struct Configured {
 #[derive(Debug)]
 pub(crate) struct Tap {
     pub(crate) queue: OwnedFd,
+    /// Sockets that listen there, and where.
+    pub(crate) listeners: Vec<(OwnedFd, SocketAddr)>,
     /// Where the device doesn't go with the container: readable once the process has ended that the container was named by.
     pub(crate) process: Option<OwnedFd>,
 }
+
+/// What a child has made: the queue, whether that doesn't keep the namespace, the listeners that there are.
+type Made = (OwnedFd, bool, Vec<Option<OwnedFd>>);
 
 /// What went wrong.
 #[derive(Debug, thiserror::Error)]
@@ -139,8 +147,13 @@ impl Place {
         let (ours, mut theirs) = UnixStream::pair().map_err(InsideError::Child)?;
         let pid = child::run(|| {
             let told = match self.make(inside) {
-                Ok((queue, apart)) => {
-                    scm::send(&theirs, &[u8::from(apart)], &[queue.as_fd()]).map(drop)
+                Ok((queue, apart, listeners)) => {
+                    let first = scm::send(&theirs, &[u8::from(apart)], &[queue.as_fd()]);
+                    let one = |l: &Option<OwnedFd>| {
+                        let fds: Vec<_> = l.iter().map(AsFd::as_fd).collect();
+                        scm::send(&theirs, &[0], &fds).map(drop)
+                    };
+                    first.and_then(|_| listeners.iter().try_for_each(one))
                 }
                 Err(text) => theirs.write_all(text.as_bytes()),
             };
@@ -150,12 +163,21 @@ impl Place {
         drop(theirs);
         let mut text = [0; TEXT];
         let heard = scm::recv(&ours, &mut text);
+        let mut listeners = Vec::new();
+        for at in &inside.listen {
+            if let Ok((_, mut fds)) = scm::recv(&ours, &mut [0])
+                && let Some(fd) = fds.pop()
+            {
+                listeners.push((fd, *at));
+            }
+        }
         // It is done by now, whatever it did.
         let _ = waitpid(pid, None);
         let (n, mut fds) = heard.map_err(InsideError::Child)?;
         match fds.pop() {
             Some(queue) => Ok(Tap {
                 queue,
+                listeners,
                 process: self.process.filter(|_| text.first() != Some(&1)),
             }),
             None if n > 0 => Err(InsideError::There(
@@ -166,7 +188,7 @@ impl Place {
     }
 
     /// In the child: enters, makes, configures.
-    fn make(&self, inside: &Inside) -> Result<(OwnedFd, bool), String> {
+    fn make(&self, inside: &Inside) -> Result<Made, String> {
         tun::check_name(&inside.name).map_err(|e| e.to_string())?;
         let enter = |(file, path): &(File, PathBuf), kind: CloneFlags| {
             let remedy = "run it as the user whose container this is";
@@ -214,6 +236,14 @@ impl Place {
                 interface::loopback_alias(alias).map_err(|e| e.to_string())?;
             }
         }
-        Ok((queue, apart))
+        let open = |at: &SocketAddr| match listen::open(Kind::Tcp, *at) {
+            Ok(fd) => Ok(Some(fd)),
+            Err(_) if at.is_ipv6() => Ok(None),
+            Err(e) => Err(format!(
+                "listening on {at} in the container: {e}; name another port, or end who has it there"
+            )),
+        };
+        let listeners = inside.listen.iter().map(open).collect::<Result<_, _>>()?;
+        Ok((queue, apart, listeners))
     }
 }

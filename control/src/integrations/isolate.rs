@@ -13,7 +13,7 @@
 //! background needs none.
 //!
 //! Where a right counts that a user namespace would take away, the one for ports below 1024 of a real root, the user namespace is kept, and
-//! only that right in it. Where the kernel forbids namespaces, it goes on without.
+//! only that right in it. Where the kernel forbids namespaces, it goes on without; and a process with a control socket does ([`Left::stays`]).
 
 use super::sandbox::{self, RESOLVERS, Reach, SandboxError};
 use super::single::{Ends, SingleError};
@@ -49,7 +49,8 @@ const PRIVATE: MsFlags = MsFlags::MS_NOSUID
 /// How far this process has left its namespaces, or what forbade it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Left {
-    apart: Result<(), Errno>,
+    /// None that forbade it: it wasn't wanted.
+    apart: Result<(), Option<Errno>>,
     /// The capability for ports below 1024 is kept.
     bind: bool,
 }
@@ -64,6 +65,7 @@ pub(super) fn leave(reach: &Reach) -> Left {
             unshare(CloneFlags::CLONE_NEWPID).map_err(|_| e)
         }),
     };
+    let apart = apart.map_err(Some);
     Left { apart, bind }
 }
 
@@ -81,9 +83,17 @@ fn unshare_user() -> nix::Result<()> {
 }
 
 impl Left {
+    /// Where the process stays in its namespaces: its control socket is known by its number, and is its own to remove.
+    pub(super) fn stays(reach: &Reach) -> Left {
+        Left {
+            apart: Err(None),
+            bind: reach.keeps_bind(),
+        }
+    }
+
     /// Tells what was forbidden to who has asked for it.
     pub(super) fn tell(&self, option: &str) {
-        if let Err(e) = self.apart {
+        if let Err(Some(e)) = self.apart {
             tracing::warn!(
                 "{option}: it goes on without namespaces of its own ({e}), with all else given up: are user namespaces forbidden \
                  (`sysctl user.max_user_namespaces kernel.unprivileged_userns_clone`)?"

@@ -66,6 +66,8 @@ pub(crate) struct Reach {
     pub(crate) process: Option<i32>,
     /// A unix socket that is bound, and removed in the end.
     pub(crate) socket: Option<PathBuf>,
+    /// The same of a control socket, which is this process's to remove.
+    pub(crate) control: Option<PathBuf>,
     /// The socket of a daemon that may be connected to anew.
     pub(crate) daemon: Option<PathBuf>,
     /// Ports of the host may be published.
@@ -166,7 +168,7 @@ fn give_up_files(reach: &Reach, kept: &[PathBuf]) -> Result<(), landlock::Rulese
         let all = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
         rules = allow(rules, Path::new("/dev/net/tun"), all)?;
     }
-    if let Some(socket) = &reach.socket {
+    for socket in [&reach.socket, &reach.control].into_iter().flatten() {
         let dir = socket.parent().filter(|d| !d.as_os_str().is_empty());
         let dir = dir.unwrap_or(Path::new("."));
         rules = allow(rules, dir, AccessFs::MakeSock | AccessFs::RemoveFile)?;
@@ -261,6 +263,7 @@ const CALLS: &[libc::c_long] = &[
     libc::SYS_sigaltstack,
     libc::SYS_tgkill,
     libc::SYS_uname,
+    libc::SYS_wait4,
 ];
 
 /// Those that only some machines have.

@@ -1,12 +1,13 @@
-//! A switch for one container, without an API: a topology, the TAP queue that goes with it, and the wait for the end.
+//! A switch for one container, by choice with a control socket: a topology, the TAP queue that goes with it, and the wait for the end.
 //!
 //! It ends by SIGTERM or SIGINT, when the other end of a descriptor is closed, or when the device is gone with its container.
 
+use super::control::Control;
 use super::sandbox::SandboxError;
 use crate::api::{Shared, lock};
-use crate::events::Bus;
+use crate::events::{Bus, Intake};
 use crate::model::Topology;
-use crate::plane::Plane;
+use crate::plane::{Plane, lacking};
 use crate::refusal::Refusal;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -27,8 +28,12 @@ use vswitch_nat::Pipeline;
 const SPIN: Duration = Duration::from_micros(60);
 /// Stack of the thread that follows the host.
 const STACK: usize = 256 << 10;
-/// How often services are looked after, in milliseconds.
+/// The same where it serves a control socket.
+const STACK_OF_API: usize = 512 << 10;
+/// How often is looked which ports the host listens at, where those are published, in milliseconds.
 const TEND: u16 = 1000;
+/// How often is looked after what nothing tells of.
+const LOOK: u16 = 5000;
 
 /// What went wrong.
 #[derive(Debug, thiserror::Error)]
@@ -161,27 +166,42 @@ pub(super) fn await_end(
 pub(crate) struct Single {
     plane: Shared,
     gone: Arc<EventFd>,
+    leases: Arc<EventFd>,
+    control: Option<Control>,
+    intake: Option<Intake>,
 }
 
 impl Single {
-    /// Starts; `taps` are the queues of the ports of kind fd.
+    /// Starts; `taps` are the queues of the ports of kind fd. A control socket is served once the host is followed.
     pub(crate) fn start(
         topology: Topology,
         taps: &BTreeMap<String, OwnedFd>,
+        control: Option<Control>,
     ) -> Result<Single, SingleError> {
         let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
-        let gone = EventFd::from_value_and_flags(0, flags).map_err(system("opening an eventfd"))?;
-        let gone = Arc::new(gone);
-        let tell = gone.clone();
-        let events: EventSink = Arc::new(move |event| match event {
-            Event::PortDown { is_final: true, .. } => {
-                let _ = tell.write(1);
+        let open = || EventFd::from_value_and_flags(0, flags).map_err(system("opening an eventfd"));
+        let (gone, leases) = (Arc::new(open()?), Arc::new(open()?));
+        let (tell, tell_of_leases) = (gone.clone(), leases.clone());
+        let (intake, told) = control.is_some().then(Intake::new).unzip();
+        let events: EventSink = Arc::new(move |event| {
+            match &event {
+                Event::PortDown { is_final: true, .. } => {
+                    let _ = tell.write(1);
+                }
+                Event::PortDown { reason, .. } => {
+                    tracing::warn!(reason, "the container's port is down");
+                }
+                Event::NatExhausted { reason, .. } => {
+                    tracing::warn!(reason, "connections are refused");
+                }
+                Event::LeasesChanged => {
+                    let _ = tell_of_leases.write(1);
+                }
+                _ => {}
             }
-            Event::PortDown { reason, .. } => {
-                tracing::warn!(reason, "the container's port is down");
+            if let Some(told) = &told {
+                told(event);
             }
-            Event::NatExhausted { reason, .. } => tracing::warn!(reason, "connections are refused"),
-            _ => {}
         });
         let config = WorkerConfig {
             workers: 1,
@@ -197,6 +217,11 @@ impl Single {
         let workers = workers.map_err(system("starting the worker"))?;
         // No process is watched: nobody listens.
         let (watch, _) = mpsc::unbounded_channel();
+        let uplinks = topology.networks.values();
+        let uplinks = uplinks.filter_map(|n| n.gateway.as_ref()?.host_uplink.as_ref());
+        for warning in uplinks.flat_map(lacking) {
+            tracing::warn!("{warning}");
+        }
         let mut plane = Plane::new(workers, false, None, Bus::new(), watch);
         if let Err(refusal) = plane.apply_with(topology, taps) {
             plane.stop();
@@ -205,6 +230,9 @@ impl Single {
         Ok(Single {
             plane: Arc::new(Mutex::new(plane)),
             gone,
+            leases,
+            control,
+            intake,
         })
     }
 
@@ -213,9 +241,16 @@ impl Single {
         &self.plane
     }
 
-    /// Has the host's network and resolvers followed from now on, by a thread of their own.
-    pub(crate) fn follow_host(&self) -> Result<(), SingleError> {
+    /// Has the host's network and resolvers followed from now on, by a thread of their own, which serves the control socket too.
+    pub(crate) fn follow_host(&mut self) -> Result<(), SingleError> {
         let act = "starting the thread that follows the host";
+        let serve = |c: &Control| Ok((c.serve, c.socket.door()?));
+        let control = self.control.as_ref().map(serve).transpose();
+        let control = control.map_err(system::<io::Error>("serving the control socket"))?;
+        let (served, stack) = match control.zip(self.intake.take()) {
+            Some(served) => (Some(served), STACK_OF_API),
+            None => (None, STACK),
+        };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -224,11 +259,17 @@ impl Single {
         let follow = move || {
             runtime.block_on(async {
                 let resolvers = crate::follow::resolvers(plane.clone());
-                tokio::join!(crate::follow::network(plane), resolvers);
+                let serving = plane.clone();
+                let control = async move {
+                    if let Some(((serve, door), intake)) = served {
+                        serve(door, intake, serving).await;
+                    }
+                };
+                tokio::join!(crate::follow::network(plane), resolvers, control);
             });
         };
         let thread = std::thread::Builder::new().name("follow".into());
-        let thread = thread.stack_size(STACK).spawn(follow);
+        let thread = thread.stack_size(stack).spawn(follow);
         thread.map(drop).map_err(system(act))
     }
 
@@ -239,19 +280,27 @@ impl Single {
             PollFd::new(self.gone.as_fd(), PollFlags::POLLIN),
         ];
         fds.extend(other.map(Other::watched));
+        let reasons = [Ended::Signal, Ended::Gone, Ended::Other];
+        let ends = fds.len();
+        fds.push(PollFd::new(self.leases.as_fd(), PollFlags::POLLIN));
+        let mut timeout = TEND;
         loop {
-            match poll(&mut fds, PollTimeout::from(TEND)) {
+            match poll(&mut fds, PollTimeout::from(timeout)) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(e) => return Err(system("waiting for the end")(e)),
             }
-            let reasons = [Ended::Signal, Ended::Gone, Ended::Other];
             let told = |(fd, why): (&PollFd<'_>, Ended)| fd.any().unwrap_or(true).then_some(why);
-            if let Some(why) = fds.iter().zip(reasons).find_map(told) {
+            if let Some(why) = fds.iter().take(ends).zip(reasons).find_map(told) {
                 return Ok(why);
             }
             let mut plane = lock(&self.plane);
+            if self.leases.read().is_ok() {
+                plane.leases_changed();
+            }
             plane.tend_services();
-            plane.follow_listening();
+            // By the control socket that may be asked for any time.
+            let listens = plane.follow_listening().is_none() || self.control.is_some();
+            timeout = if listens { TEND } else { LOOK };
         }
     }
 }

@@ -33,6 +33,10 @@ pub struct HostUplink {
     pub own_addresses: Vec<IpAddr>,
     /// Link-local addresses of IPv4 are reached (169.254.0.0/16, where clouds have their metadata service).
     pub link_local: bool,
+    /// Streams of containers that hand over a seccomp listener are sockets of the host from the beginning, where policy and routes
+    /// allow it: they cross no switch.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub socket_switching: bool,
     /// Source address of IPv4, one of the host's; what its routes say by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]

@@ -102,6 +102,19 @@ impl PublishedPort {
 }
 
 impl PublishedPort {
+    /// Whether both look for ports, and may find the same one for the same address of the host.
+    pub(crate) fn competes(&self, other: &PublishedPort) -> bool {
+        let ranges = self.ports.0.0 <= other.ports.0.1 && other.ports.0.0 <= self.ports.0.1;
+        let any = |p: &PublishedPort| p.address.is_none_or(|ip| ip.is_unspecified());
+        let at = self.address == other.address || any(self) || any(other);
+        let family = |b: &BackendAddress| {
+            let mut others = other.to.iter();
+            others.any(|c| b.0.address.is_ipv4() == c.0.address.is_ipv4())
+        };
+        let families = self.to.iter().any(family);
+        self.auto && other.auto && self.protocol == other.protocol && ranges && at && families
+    }
+
     /// Where a connection to one of the host's addresses leads, if that is one place.
     pub(crate) fn target(&self, at: SocketAddr) -> Option<SocketAddr> {
         let b = self
@@ -242,7 +255,7 @@ impl Topology {
     }
 
     /// Published ports with each of those found in the place of what is to be looked for; named `NAME/PORT`. What is published otherwise
-    /// comes first.
+    /// comes first, and of several that have found the same the first by name.
     pub(crate) fn with_found(&self, found: &Found) -> Topology {
         let mut all = self.clone();
         all.publish.retain(|_, p| !p.auto);
@@ -251,6 +264,7 @@ impl Topology {
             .values()
             .flat_map(|p| (p.ports.0.0..=p.ports.0.1).map(|n| (p.protocol, n)))
             .collect();
+        let mut had: Vec<(&PublishedPort, u16)> = Vec::new();
         for (name, p) in self.publish.iter().filter(|(_, p)| p.auto) {
             let (from, to) = p.ports.0;
             let here = found.get(name).into_iter().flatten().copied();
@@ -258,6 +272,10 @@ impl Topology {
             {
                 let mut one = p.clone();
                 one.ports = Ports((n, n));
+                if had.iter().any(|(q, m)| n == *m && p.competes(q)) {
+                    continue;
+                }
+                had.push((p, n));
                 for b in &mut one.to {
                     b.0.port = b.0.port.and_then(|b| b.checked_add(n - from));
                 }

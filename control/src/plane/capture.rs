@@ -70,6 +70,12 @@ pub(crate) fn wall() -> u64 {
 }
 
 impl Plane {
+    /// Whether a capture looks at a port.
+    pub(super) fn is_captured(&self, port: &str) -> bool {
+        let mut all = self.captures.values();
+        all.any(|w| w.ports.is_empty() || w.ports.contains(port))
+    }
+
     /// Begins a capture at these ports, or at all if none is named.
     pub(crate) fn begin_capture(
         &mut self,

@@ -2,12 +2,14 @@
 
 use super::Plane;
 use crate::refusal::{Kind, Refusal};
+use crate::switching::Connection;
 use crate::units::Cidr;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
 use utoipa::{IntoParams, ToSchema};
-use vswitch_nat::conntrack::{Conn, Cursor, Dir, Event, Record, Tuple};
+use vswitch_nat::conntrack::{Conn, Cursor, Dir, Event, Record, Tuple, proto};
 use vswitch_nat::gateway::contains;
 
 /// Places of the table looked at between two turns.
@@ -75,6 +77,9 @@ pub struct ConnectionView {
     pub idle: u32,
     /// Seconds until it expires.
     pub expires: u32,
+    /// Its socket in the container is one of the host: it crosses no switch, and doesn't expire.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub switched: bool,
 }
 
 /// How full the table is, and what was counted.
@@ -150,6 +155,13 @@ impl Matcher {
     }
 }
 
+impl Matcher {
+    fn fits_switched(&self, c: &Connection) -> bool {
+        let [original, reply] = tuples(c);
+        self.fits(&original, &reply, c.state())
+    }
+}
+
 fn state_name(state: vswitch_nat::conntrack::State) -> String {
     let mut name = String::new();
     for (i, c) in format!("{state:?}").chars().enumerate() {
@@ -179,6 +191,40 @@ fn view(r: &Record) -> ConnectionView {
         age: r.age,
         idle: r.idle,
         expires: r.left,
+        switched: false,
+    }
+}
+
+/// The tuples of one by a socket of the host.
+fn tuples(c: &Connection) -> [Tuple; 2] {
+    // The container's port is the host's, as its own getsockname(2) tells.
+    let from = SocketAddr::new(c.ends.from.ip(), c.here.port());
+    let tuple = |from, to| Tuple::new(0, proto::TCP, from, to);
+    [tuple(from, c.ends.to), tuple(c.ends.to, c.here)]
+}
+
+fn switched(c: &Connection) -> ConnectionView {
+    let (packets, bytes) = c.counts();
+    let side = |t: &Tuple, packets, bytes| Direction {
+        src: t.src(),
+        dst: t.dst(),
+        src_port: t.src_port,
+        dst_port: t.dst_port,
+        packets,
+        bytes,
+    };
+    let [original, reply] = tuples(c);
+    let secs = |since: Instant| u32::try_from(since.elapsed().as_secs()).unwrap_or(u32::MAX);
+    ConnectionView {
+        protocol: protocol_name(proto::TCP),
+        state: c.state().into(),
+        original: side(&original, packets[0], bytes[0]),
+        reply: side(&reply, packets[1], bytes[1]),
+        replied: c.state() != "syn-sent",
+        age: secs(c.began),
+        idle: secs(c.used),
+        expires: 0,
+        switched: true,
     }
 }
 
@@ -205,16 +251,21 @@ impl Plane {
                 }
             }
         }
+        let all = self.switching.connections();
+        let all = all.iter().filter(|c| matcher.fits_switched(c));
+        found.extend(all.map(switched).take(limit - found.len()));
         Ok(found)
     }
 
     /// Ends the connections that the filter matches; returns how many.
     pub fn flush_connections(&self, filter: &ConnectionFilter) -> Result<usize, Refusal> {
         let matcher = Matcher::new(filter, "flushing connections of")?;
-        Ok(self.end_connections(move |c: &Conn| {
+        let switched = self.switching.reset(|c| matcher.fits_switched(c));
+        let ended = self.end_connections(move |c: &Conn| {
             let (original, reply) = (c.tuple(Dir::Original), c.tuple(Dir::Reply));
             matcher.fits(original, reply, &state_name(c.state()))
-        }))
+        });
+        Ok(ended + switched)
     }
 
     /// Ends the connections that `which` chooses; returns how many.

@@ -21,11 +21,15 @@ mod publish;
 mod services;
 mod session;
 mod splice;
+mod switched;
 mod trace;
 mod view;
+mod warnings;
 
 pub(crate) use session::{Begin, Given};
+pub(crate) use warnings::lacking;
 
+pub use crate::switching::SwitchingView;
 pub use capture::CaptureView;
 pub(crate) use capture::{Begun, wall};
 pub use conntrack::{ConnectionCount, ConnectionFilter, ConnectionView, Direction};
@@ -117,6 +121,8 @@ pub struct Plane {
     bus: Bus,
     watches: mpsc::UnboundedSender<Watch>,
     sessions: session::Sessions,
+    /// Sockets of containers that are the host's own.
+    switching: Arc<crate::switching::Shared>,
     started: Instant,
 }
 
@@ -155,6 +161,7 @@ impl Plane {
             bus,
             watches,
             sessions: session::Sessions::default(),
+            switching: Arc::default(),
             started: Instant::now(),
         }
     }
@@ -207,6 +214,7 @@ impl Plane {
         let set = self.set_up_or_down(&wanted);
         self.commit(wanted, opened)?;
         self.commit_host_ports(listening)?;
+        self.follow_switched();
         for c in &changes {
             tracing::info!(act = %c.act, thing = %c.thing, name = %c.name, "configured");
             let mut record = Record::now("configured");
@@ -358,6 +366,14 @@ impl Plane {
             record.reason = Some(format!("{lost} events came faster than they could be told"));
             self.bus.tell(record);
         }
+        let of_leases = matches!(event, Event::LeasesChanged);
+        if lost > 0 || of_leases {
+            self.leases_changed();
+        }
+        if of_leases {
+            // They are told one by one.
+            return;
+        }
         let record = self.record(event);
         match event {
             Event::PortDown {
@@ -491,6 +507,7 @@ impl Plane {
                 r.port = port(p);
                 "loop_cleared"
             }
+            Event::LeasesChanged => "leases_changed",
         }
         .to_owned();
         r

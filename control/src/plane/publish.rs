@@ -231,10 +231,7 @@ impl Plane {
         let stays: BTreeSet<HostPort> = all.iter().map(|(_, p)| *p).collect();
         for (name, port) in all.iter().filter(|(_, p)| p.at.port() != 0) {
             listening.names.insert(*port, name.clone());
-            if self.host_ports.open.contains_key(port) {
-                continue;
-            }
-            if listening.new.contains_key(port) {
+            if self.host_ports.open.contains_key(port) || listening.new.contains_key(port) {
                 continue;
             }
             match self.open_host_port(*port, &stays, listening) {
@@ -508,6 +505,7 @@ impl Plane {
                     .collect::<BTreeSet<_>>(),
                 false => BTreeSet::new(),
             },
+            warnings: self.published_warnings(name, &config),
             config,
             fault: fault.or_else(|| Some(lacks?.0.to_owned())),
             accepted: sum(|c| c.accepted.get()),

@@ -41,7 +41,9 @@ pub(super) struct Serving {
     /// The daemon's list, as it was read last.
     resolv: String,
     unsaved: bool,
-    /// Told when the gateways' services change.
+    /// A worker has leases that changed.
+    untaken: bool,
+    /// Told when the gateways' services or leases change.
     changed: Arc<Notify>,
 }
 
@@ -225,13 +227,30 @@ impl Plane {
         all
     }
 
-    /// What is due each second: tells of leases that changed and saves them, follows the daemon's resolvers.
-    /// Where nothing is due until the services change, returns what then tells.
-    pub(crate) fn tend_services(&mut self) -> Option<Arc<Notify>> {
-        if self.serving.config.networks.is_empty() && !self.serving.unsaved {
-            return Some(self.serving.changed.clone());
+    /// Tells of leases that changed and saves them, and follows the daemon's resolvers. Returns what tells when this is due again, and
+    /// whether it is due now and then besides: nothing tells of a list of resolvers that is mounted over.
+    pub(crate) fn tend_services(&mut self) -> (Arc<Notify>, bool) {
+        if std::mem::take(&mut self.serving.untaken) {
+            self.take_lease_changes();
         }
-        let worker = self.workers.first()?;
+        if self.serving.unsaved {
+            self.save_leases();
+        }
+        self.follow_resolvers();
+        let besides = !self.serving.config.networks.is_empty() || self.serving.unsaved;
+        (self.serving.changed.clone(), besides)
+    }
+
+    /// A worker has leases that changed, which [`Plane::tend_services`] takes.
+    pub(crate) fn leases_changed(&mut self) {
+        self.serving.untaken = true;
+        self.serving.changed.notify_one();
+    }
+
+    fn take_lease_changes(&mut self) {
+        let Some(worker) = self.workers.first() else {
+            return;
+        };
         let changes = worker.call(|w| w.stage.gateway.take_lease_changes());
         for (network, change) in changes.unwrap_or_default() {
             self.serving.unsaved = true;
@@ -246,11 +265,6 @@ impl Plane {
             record.reason = Some(format!("{} {what}", lease.address));
             self.bus.tell(record);
         }
-        if self.serving.unsaved {
-            self.save_leases();
-        }
-        self.follow_resolvers();
-        None
     }
 
     /// The host's addresses or routes have changed.

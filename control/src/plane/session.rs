@@ -40,6 +40,9 @@ pub(crate) struct Begin {
     /// Where the container is, as far as it is named by a process.
     #[serde(default)]
     pub(crate) netns: Option<String>,
+    /// The container's network namespace, by device and inode.
+    #[serde(default)]
+    pub(crate) namespace: Option<(u64, u64)>,
     /// MAC address of the interface; one that stays the same by default.
     #[serde(default)]
     pub(crate) mac: Option<Mac>,
@@ -72,6 +75,7 @@ type Beside = ((IpAddr, u8), IpAddr);
 struct Held {
     id: u64,
     port: Port,
+    namespace: Option<(u64, u64)>,
     publish: BTreeSet<String>,
 }
 
@@ -182,6 +186,7 @@ impl Plane {
         let held = Held {
             id: self.sessions.last,
             port,
+            namespace: b.namespace,
             publish: BTreeSet::new(),
         };
         self.sessions.held.insert(b.name.clone(), held);
@@ -258,6 +263,13 @@ impl Plane {
             });
             by_dhcp || g.addresses.iter().any(|c| c.0.0 == ip) || g.hosts.contains(&ip)
         })
+    }
+
+    /// The port of a session's container, by its namespace.
+    pub(super) fn session_in(&self, namespace: (u64, u64)) -> Option<&str> {
+        let mut all = self.sessions.held.iter();
+        let found = all.find(|(_, h)| h.namespace == Some(namespace));
+        found.map(|(name, _)| name.as_str())
     }
 
     fn held(&mut self, name: &str, id: u64) -> Result<&mut Held, Refusal> {

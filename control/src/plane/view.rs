@@ -1,6 +1,6 @@
 //! What the running switch shows.
 
-use super::{AcceleratorView, LivePort, Plane};
+use super::{AcceleratorView, LivePort, Plane, SwitchingView};
 use crate::model::{Mirror, Network, Port, PublishedPort};
 use crate::refusal::{Kind, Refusal};
 use crate::units::Mac;
@@ -55,6 +55,9 @@ pub struct NetworkView {
     pub ports: Vec<String>,
     /// FDB entries of the first worker.
     pub fdb_entries: usize,
+    /// What of its gateway does nothing as things stand, and what to do.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// Its configuration.
     pub config: Network,
 }
@@ -74,6 +77,9 @@ pub struct PortView {
     /// Whether it is on the kernel's fast path.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub fast: bool,
+    /// Its container's sockets that are the host's own, where there is a filter for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub switching: Option<SwitchingView>,
     /// Its configuration.
     pub config: Port,
 }
@@ -105,6 +111,9 @@ pub struct PublishedView {
     /// Why it doesn't, as it should.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<String>,
+    /// What else is to be known, and what to do.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// Connections that came to the host's port; of UDP, clients.
     #[serde(default)]
     pub accepted: u64,
@@ -324,6 +333,7 @@ impl Plane {
             name: name.to_owned(),
             ports: self.desired.ports.iter().filter_map(in_it).collect(),
             fdb_entries: entries.unwrap_or(0),
+            warnings: self.network_warnings(name),
             config: self.desired.networks.get(name).cloned().unwrap_or_default(),
         })
     }
@@ -356,6 +366,7 @@ impl Plane {
             reason,
             device: live.device.clone(),
             fast: live.fast.is_some(),
+            switching: self.switching.of_port(name),
             config: config.clone(),
         })
     }

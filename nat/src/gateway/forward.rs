@@ -429,7 +429,12 @@ impl Gateway {
     }
 
     /// Addresses that can't be forwarded (RFC 1812 5.3.7, RFC 4291 2.5, 2.7).
-    fn check(&self, network: NetworkId, src: IpAddr, dst: IpAddr) -> Result<(), DropReason> {
+    pub(super) fn check(
+        &self,
+        network: NetworkId,
+        src: IpAddr,
+        dst: IpAddr,
+    ) -> Result<(), DropReason> {
         let scoped = |ip: IpAddr| match ip {
             IpAddr::V4(a) => a.is_loopback() || a.octets()[0] >= 240 || a.octets()[0] == 0,
             IpAddr::V6(a) => a.is_loopback() || a.is_unspecified(),

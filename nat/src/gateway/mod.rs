@@ -36,6 +36,7 @@ mod services;
 mod show;
 mod split;
 mod straight;
+mod switched;
 
 pub use flows::SnatConfig;
 pub use inbound::HostListener;
@@ -44,6 +45,7 @@ pub use publish::{Backend, MAX_BACKENDS, MAX_PORTS, Publish};
 pub use route::{MAX_ROUTES, Route, contains};
 pub use services::{NetworkServices, ServicesConfig};
 pub use show::NeighbourEntry;
+pub use switched::{Ends, Unswitched};
 
 use crate::conntrack;
 use crate::frag::{FragConfig, Fragments};

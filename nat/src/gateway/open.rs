@@ -309,7 +309,7 @@ impl Gateway {
     }
 
     /// Whether an address that isn't an interface's is one of a network's external ones.
-    fn is_external(&self, to: Endpoint) -> bool {
+    pub(super) fn is_external(&self, to: Endpoint) -> bool {
         let mut snat = self.interfaces.iter().flatten();
         snat.any(|i| {
             let s = i.config.snat.as_ref();

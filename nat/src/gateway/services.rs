@@ -22,7 +22,7 @@ use vswitch_core::clock::Nanos;
 use vswitch_core::frame::Entry;
 use vswitch_core::port::PortId;
 use vswitch_core::wire::{L3, L4, MacAddr};
-use vswitch_core::worker::{Cx, Origin};
+use vswitch_core::worker::{Cx, Event, Origin};
 
 pub(super) const SOLICITATION: u8 = 133;
 /// Changes kept for who asks; older ones are lost to events, not to the table.
@@ -115,10 +115,13 @@ impl Services {
         }
     }
 
-    fn note(&mut self, network: NetworkId, changes: Vec<Change>, now: Nanos) {
+    fn note(&mut self, cx: &mut Cx, network: NetworkId, changes: Vec<Change>) {
+        if self.changes.is_empty() && !changes.is_empty() {
+            cx.event(Event::LeasesChanged);
+        }
         for change in changes {
             if let Some(served) = self.get(network) {
-                served.follow(&change, now);
+                served.follow(&change, cx.now);
             }
             if self.changes.len() >= CHANGES {
                 self.changes.pop_front();
@@ -282,7 +285,7 @@ impl Gateway {
                 let network = NetworkId(i as u16);
                 let dhcp = self.services.get(network).and_then(|s| s.dhcp.as_mut());
                 let changes = dhcp.map_or(vec![], |d| d.port_gone(&name, cx.now));
-                self.services.note(network, changes, cx.now);
+                self.services.note(cx, network, changes);
             }
         }
         cx.tick_by(cx.now);
@@ -334,7 +337,7 @@ impl Gateway {
         }
     }
 
-    /// What happened to leases since the last call.
+    /// What happened to leases since the last call; [`Event::LeasesChanged`] says when there is something.
     pub fn take_lease_changes(&mut self) -> Vec<(NetworkId, Change)> {
         self.services.changes.drain(..).collect()
     }
@@ -391,7 +394,7 @@ impl Gateway {
         let outcome = server.handle(&request.payload, &context, &mut in_use);
         let (from, next) = (server.config().server, server.next_deadline());
         cx.tick_by(next);
-        services.note(network, outcome.changes, cx.now);
+        services.note(cx, network, outcome.changes);
         if let Some(reply) = outcome.reply {
             let to = (reply.ip, dhcp4::CLIENT_PORT).into();
             let from = (from, dhcp4::SERVER_PORT).into();
@@ -504,7 +507,7 @@ impl Gateway {
                 answers = dns.tick(cx.now);
                 next = next.min(dns.next_deadline());
             }
-            self.services.note(network, changes, cx.now);
+            self.services.note(cx, network, changes);
             if let Some(m) = message {
                 let to = datagram::group_mac(m.to);
                 self.advertise(cx, bridge, network, to, m);

@@ -302,6 +302,13 @@ impl Compiled {
         self.needs_port
     }
 
+    /// Whether a rule asks for source ports.
+    #[must_use]
+    pub fn asks_source_ports(&self) -> bool {
+        let mut all = self.config.rules.iter();
+        all.any(|r| !r.source_ports.is_empty())
+    }
+
     /// Bytes of memory of the tables.
     #[must_use]
     pub fn memory(&self) -> usize {

@@ -59,6 +59,9 @@ pub(super) struct Listener {
     pub(super) splice: Option<SplicePath>,
     /// Connections that wait for the container's answer.
     pub(super) waiting: usize,
+    /// Of datagrams the last that came was long; bursts have come.
+    pub(super) long: bool,
+    pub(super) bursts: bool,
     /// It has something to do, and waits for its turn.
     queued: bool,
     /// It has, and nothing can be done now.
@@ -168,6 +171,8 @@ impl Slirp {
                 counters,
                 splice: None,
                 waiting: 0,
+                long: false,
+                bursts: false,
                 queued: false,
                 stalled: false,
             });

@@ -11,7 +11,8 @@
 //! The other way round, clients come to published ports by listening sockets ([`listen`]).
 //!
 //! Sockets are watched by the worker, edge triggered ([`Watch`]). A flow that has something to do waits in a queue for
-//! [`Slirp::flush`], which serves all in turns within a budget. Flows end by themselves or with their
+//! [`Slirp::flush`], which serves all in turns within a budget. Streams that bring little at a time, and often, are looked at by a timer instead
+//! ([`trickles`]). Flows end by themselves or with their
 //! connection ([`Slirp::end`]). There are no more of them than descriptors; for a new one the least worth of a few
 //! looked at makes room: echoes, then datagrams, then what is ending or connecting, then what has long been idle.
 
@@ -30,6 +31,7 @@ mod spliced;
 mod stream;
 mod table;
 pub mod tcp;
+mod trickles;
 mod udp;
 mod whole;
 
@@ -132,6 +134,7 @@ pub(crate) struct Slirp {
     /// The host's network has changed.
     moved: Option<moved::Moved>,
     orphans: orphans::Orphans,
+    trickles: trickles::Trickles,
     /// Datagrams that wait for the end of their batch, and where those that come are put.
     outgoing: Vec<outgoing::Datagram>,
     inbox: Inbox,
@@ -182,6 +185,7 @@ impl Slirp {
             incomplete: whole::Incomplete::default(),
             moved: None,
             orphans: orphans::Orphans::default(),
+            trickles: trickles::Trickles::default(),
             outgoing: Vec::new(),
             inbox: Inbox::default(),
             counters,
@@ -224,6 +228,12 @@ impl Slirp {
             IpAddr::V4(a) => !(a.is_unspecified() || a.is_broadcast() || a.is_multicast()),
             IpAddr::V6(a) => !(a.is_unspecified() || a.is_multicast() || a.to_ipv4().is_some()),
         }
+    }
+
+    /// Whether a container's own socket may be one of the host to this address: never to the host's loopback, however it is written.
+    pub(crate) fn may_switch(&self, to: IpAddr) -> bool {
+        let to = to.to_canonical();
+        !to.is_loopback() && self.may_reach(to)
     }
 
     /// A packet of a container, rewritten and judged already.
@@ -356,6 +366,7 @@ impl Slirp {
             }
         }
         self.orphans.forget(i);
+        self.trickles.forget(i);
         self.listeners.settled(i, false);
         // Closing the descriptor ends its being watched.
     }
@@ -376,6 +387,10 @@ impl Slirp {
     /// Sockets are ready.
     pub(crate) fn ready(&mut self, now: Nanos, events: &[Ready]) {
         for event in events {
+            if event.key == trickles::KEY {
+                self.look();
+                continue;
+            }
             if self.listener_ready(event.key) {
                 continue;
             }
@@ -441,10 +456,14 @@ impl Slirp {
             self.table.arm(i, due);
             if fate == Fate::Ends {
                 self.close(i, false);
-            } else if more {
+                continue;
+            }
+            if more {
                 self.touch(i);
             }
+            self.follow_trickle(i);
         }
+        self.trickles.arm();
         !self.dirty.is_empty() || self.listeners.have_work()
     }
 

@@ -1,23 +1,25 @@
 //! Datagrams at published ports: the clients of a socket of the host, a flow for each.
 //!
+//! What has come is taken by one call, and a client's datagrams that follow each other become one frame, as with [`super::udp`].
 //! A flow has no socket of its own: its answers leave by the published one, from the address that the client has sent to, or they
 //! would be nobody's to the client. Errors of the network aren't told by a socket that isn't connected; who sends into the void
 //! learns it as late as on the host itself.
 
 use super::accept::plain;
 use super::listen::UDP;
-use super::udp::{finish, parts};
+use super::udp::{Joint, LONG, finish, parts};
 use super::{Flow, Key, Slirp};
 use std::io::{self, ErrorKind, IoSliceMut};
 use std::net::SocketAddr;
 use vswitch_core::clock::Nanos;
 use vswitch_core::frame::{DropReason, Entry, Frame};
+use vswitch_core::sys::datagram::{self, Inbox};
 use vswitch_core::sys::listen::{self, Received};
 
 const ETH: usize = 14;
 const HEADER: usize = 8;
-/// Datagrams or joined ones received before others have their turn.
-const AT_ONCE: usize = 64;
+/// Calls, or as many single datagrams as one takes, before others have their turn.
+const CALLS: usize = 2;
 /// Segments the kernel takes at once (include/linux/udp.h, UDP_MAX_SEGMENTS before Linux 6.9).
 const SEGMENTS: usize = 64;
 
@@ -29,6 +31,23 @@ pub(super) struct Served {
     peer: SocketAddr,
     /// Of its latest packet.
     id: u16,
+}
+
+/// Whose datagram it is; none if it can't be answered.
+fn key_of(at: SocketAddr, got: &Received) -> Option<Key> {
+    let own = match at.ip() {
+        ip if ip.is_unspecified() => got.to.unwrap_or(ip),
+        ip => ip,
+    };
+    // Nobody answers as a group, and to port 0 there is no answer.
+    if own.is_multicast() || own.is_unspecified() || got.from.port() == 0 {
+        return None;
+    }
+    Some(Key {
+        proto: UDP,
+        inside: (own, at.port()).into(),
+        outside: plain(got.from),
+    })
 }
 
 /// A frame with room for headers in front of what a socket has.
@@ -49,16 +68,35 @@ fn take(fd: impl std::os::fd::AsFd, v6: bool) -> io::Result<(Frame, Received)> {
     Ok((frame, got))
 }
 
+/// Datagrams of a client that follow each other, for one frame.
+struct Run {
+    key: Key,
+    /// With its scope.
+    peer: SocketAddr,
+    joint: Joint,
+}
+
 impl Slirp {
     /// Receives what has come to a published port; true if there may be more.
     pub(super) fn receive_at(&mut self, now: Nanos, i: u32) -> bool {
-        for _ in 0..AT_ONCE {
+        let mut inbox = std::mem::take(&mut self.inbox);
+        let more = self.receive_by(now, i, &mut inbox);
+        self.inbox = inbox;
+        more
+    }
+
+    fn receive_by(&mut self, now: Nanos, i: u32, inbox: &mut Inbox) -> bool {
+        for _ in 0..CALLS {
             let Some(l) = self.listeners.get(i) else {
                 return false;
             };
-            let at = l.port.at;
-            match take(&l.fd, at.is_ipv6()) {
-                Ok((frame, got)) => self.received(now, i, at, frame, got),
+            let more = match l.long {
+                true => self.receive_long(now, i),
+                false => self.receive_many(now, i, inbox),
+            };
+            match more {
+                Ok(true) => {}
+                Ok(false) => return false,
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return false,
                 // Of one datagram.
                 Err(_) => {}
@@ -67,36 +105,81 @@ impl Slirp {
         true
     }
 
-    fn received(&mut self, now: Nanos, by: u32, at: SocketAddr, mut frame: Frame, got: Received) {
-        let own = match at.ip() {
-            ip if ip.is_unspecified() => got.to.unwrap_or(ip),
-            ip => ip,
-        };
-        let key = Key {
-            proto: UDP,
-            inside: (own, at.port()).into(),
-            outside: plain(got.from),
-        };
-        // Nobody answers as a group, and to port 0 there is no answer.
-        if own.is_multicast() || own.is_unspecified() || got.from.port() == 0 {
-            return;
+    /// By one call; what a client has sent at once becomes one frame, as far as sizes allow.
+    fn receive_many(&mut self, now: Nanos, i: u32, inbox: &mut Inbox) -> io::Result<bool> {
+        let l = self.listeners.get(i).ok_or(ErrorKind::WouldBlock)?;
+        let full = inbox.receive_from(&l.fd)?;
+        if full && !std::mem::replace(&mut l.bursts, true) {
+            datagram::expect_bursts(&l.fd);
         }
+        l.long = inbox.iter().any(|(bytes, _)| bytes.len() >= LONG);
+        let at = l.port.at;
+        let mut run: Option<Run> = None;
+        for (bytes, got) in inbox.iter_from() {
+            let Some(key) = key_of(at, &got) else {
+                continue;
+            };
+            let (v6, size) = (at.is_ipv6(), got.size.map_or(got.bytes, usize::from));
+            let goes_on = run.as_mut().filter(|r| r.key == key);
+            if goes_on.is_some_and(|r| r.joint.add(v6, bytes, size)) {
+                continue;
+            }
+            let next = Joint::new(v6, bytes, size).map(|joint| Run {
+                key,
+                peer: got.from,
+                joint,
+            });
+            self.arrived(now, i, std::mem::replace(&mut run, next));
+        }
+        self.arrived(now, i, run);
+        Ok(full)
+    }
+
+    fn arrived(&mut self, now: Nanos, by: u32, run: Option<Run>) {
+        if let Some(Run { key, peer, joint }) = run
+            && let Some(id) = self.client(now, by, key, peer, joint.count)
+        {
+            self.frames.extend(joint.finish(&key, id));
+        }
+    }
+
+    /// One by one, each into its frame.
+    fn receive_long(&mut self, now: Nanos, i: u32) -> io::Result<bool> {
+        for _ in 0..datagram::AT_ONCE {
+            let l = self.listeners.get(i).ok_or(ErrorKind::WouldBlock)?;
+            let at = l.port.at;
+            let (mut frame, got) = take(&l.fd, at.is_ipv6())?;
+            l.long = got.bytes >= LONG;
+            if let Some(key) = key_of(at, &got)
+                && let Some(id) = self.client(now, i, key, got.from, SEGMENTS)
+            {
+                let (from, to) = (key.outside, key.inside);
+                if finish(&mut frame, from, to, got.bytes, id, got.size).is_some() {
+                    self.frames.push(frame);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// The identification of a client's next datagrams; it is taken up if it is new. None: there is no room.
+    fn client(
+        &mut self,
+        now: Nanos,
+        by: u32,
+        key: Key,
+        peer: SocketAddr,
+        count: usize,
+    ) -> Option<u16> {
         let known = self.table.find(&key);
-        let Some(n) = known.or_else(|| self.serve(now, by, key, got.from)) else {
-            return;
-        };
-        let Some(slot) = self.table.get(n) else {
-            return;
-        };
+        let n = known.or_else(|| self.serve(now, by, key, peer))?;
+        let slot = self.table.get(n)?;
         slot.used = now;
         let Flow::Served(s) = &mut slot.flow else {
-            return;
+            return None;
         };
-        s.id = s.id.wrapping_add(1);
-        let (from, to) = (key.outside, key.inside);
-        if finish(&mut frame, from, to, got.bytes, s.id, got.size).is_some() {
-            self.frames.push(frame);
-        }
+        s.id = s.id.wrapping_add(count as u16);
+        Some(s.id)
     }
 
     /// Takes up a client.

@@ -29,7 +29,7 @@ const CALLS: usize = 4;
 /// Segments the kernel takes at once (include/linux/udp.h, UDP_MAX_SEGMENTS before Linux 6.9).
 pub(super) const SEGMENTS: usize = 64;
 /// From this length on what comes is received into its frame, one by one: copying it would cost more than a call.
-const LONG: usize = 4096;
+pub(super) const LONG: usize = 4096;
 
 #[derive(Debug)]
 pub(super) struct Udp {
@@ -120,16 +120,16 @@ fn payload(e: &Entry) -> Option<Payload> {
 
 /// A frame that datagrams of a size are joined in.
 #[derive(Debug)]
-struct Joint {
+pub(super) struct Joint {
     frame: Frame,
     size: usize,
     bytes: usize,
-    count: usize,
+    pub(super) count: usize,
 }
 
 impl Joint {
     /// Begins with one, or some that came joined.
-    fn new(v6: bool, bytes: &[u8], size: usize) -> Option<Joint> {
+    pub(super) fn new(v6: bool, bytes: &[u8], size: usize) -> Option<Joint> {
         let headers = [0; ETH + 40 + HEADER];
         let len = ETH + if v6 { 40 } else { 20 } + HEADER;
         let mut frame = Frame::from_bytes(headers.get(..len)?)?;
@@ -142,7 +142,7 @@ impl Joint {
     }
 
     /// Adds some, if they go on with it.
-    fn add(&mut self, v6: bool, bytes: &[u8], size: usize) -> bool {
+    pub(super) fn add(&mut self, v6: bool, bytes: &[u8], size: usize) -> bool {
         // Behind a shorter one there is none, and an empty one is no segment.
         let goes_on = self.size > 0 && self.bytes.is_multiple_of(self.size);
         let fits = size == self.size || bytes.len() < self.size && bytes.len() == size && size > 0;
@@ -157,7 +157,7 @@ impl Joint {
         true
     }
 
-    fn finish(mut self, key: &Key, id: u16) -> Option<Frame> {
+    pub(super) fn finish(mut self, key: &Key, id: u16) -> Option<Frame> {
         let size = u16::try_from(self.size).ok()?;
         let size = (self.bytes > self.size).then_some(size);
         finish(

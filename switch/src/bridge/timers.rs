@@ -17,6 +17,8 @@ const SWEEP_BUDGET: usize = 4096;
 const SEND_BUDGET: usize = 64;
 /// Ports in VLANs queried per tick.
 const QUERY_BUDGET: usize = 128;
+/// Ports of a network that one worker probes alone.
+const FEW: usize = 64;
 /// Time between two ticks of a sweep, or of a round of probes, that isn't finished.
 const PAUSE: Duration = Duration::from_millis(2);
 
@@ -366,10 +368,11 @@ fn probe(cx: &mut Cx, net: &mut Network, ports: &[Option<BridgePort>], key: &Pro
         && let Some((port, share)) = net.fresh.pop()
     {
         let down = net.members.iter().any(|m| m.port == port && m.down);
-        left -= usize::from(!down && probe_port(cx, ports, key, &timing, port, share));
+        let ours = share == Share::Any || ours(port, net.members.len(), cx.worker);
+        left -= usize::from(ours && !down && probe_port(cx, ports, key, &timing, port));
     }
     if net.next_probe == Nanos(0) {
-        net.next_probe = next_round(cx.now, net, ports);
+        net.next_probe = next_round(cx, net, ports);
     }
     if net.next_probe > cx.now {
         return if net.fresh.is_empty() {
@@ -381,29 +384,39 @@ fn probe(cx: &mut Cx, net: &mut Network, ports: &[Option<BridgePort>], key: &Pro
     while left > 0 {
         let Some(m) = net.members.get(net.probe_at) else {
             net.probe_at = 0;
-            net.next_probe = next_round(cx.now, net, ports);
+            net.next_probe = next_round(cx, net, ports);
             return net.next_probe;
         };
         net.probe_at += 1;
-        left -= usize::from(!m.down && probe_port(cx, ports, key, &timing, m.port, Share::Own));
+        let ours = ours(m.port, net.members.len(), cx.worker);
+        left -= usize::from(ours && !m.down && probe_port(cx, ports, key, &timing, m.port));
     }
     cx.now.after(PAUSE)
 }
 
-/// Opens a port whose time is over, and probes it; false if it isn't guarded, or another worker does it.
+/// Whether this worker (which, of how many) probes a port that all were told of: the first does where they are few, so that the others
+/// sleep on.
+fn ours(port: PortId, members: usize, (worker, of): (u16, u16)) -> bool {
+    let owner = if members <= FEW {
+        0
+    } else {
+        port.0 % of.max(1)
+    };
+    owner == worker
+}
+
+/// Opens a port whose time is over, and probes it; false if it isn't guarded.
 fn probe_port(
     cx: &mut Cx,
     ports: &[Option<BridgePort>],
     key: &ProbeKey,
     timing: &LoopGuard,
     port: PortId,
-    share: Share,
 ) -> bool {
     let Some(Some(p)) = ports.get(port.index()) else {
         return false;
     };
-    let ours = share == Share::Any || port.0 % cx.worker.1.max(1) == cx.worker.0;
-    if !p.config.loop_guard || !ours {
+    if !p.config.loop_guard {
         return false;
     }
     if p.loop_state.recover(cx.now, timing) {
@@ -415,12 +428,14 @@ fn probe_port(
     true
 }
 
-/// When the next round begins, if any port is guarded: at a multiple of the interval, so that all networks wake us at once.
-fn next_round(now: Nanos, net: &Network, ports: &[Option<BridgePort>]) -> Nanos {
+/// When the next round begins, if any port of ours is guarded: at a multiple of the interval, so that all networks wake us at once.
+fn next_round(cx: &Cx, net: &Network, ports: &[Option<BridgePort>]) -> Nanos {
     let guarded = |p: PortId| matches!(ports.get(p.index()), Some(Some(p)) if p.config.loop_guard);
-    if !net.members.iter().any(|m| guarded(m.port)) {
+    let ours = |p: PortId| ours(p, net.members.len(), cx.worker);
+    if !net.members.iter().any(|m| ours(m.port) && guarded(m.port)) {
         return Nanos::MAX;
     }
+    let now = cx.now;
     let interval = net.config.loop_guard.interval.as_nanos();
     let interval = u64::try_from(interval).unwrap_or(u64::MAX).max(10_000_000);
     Nanos(

@@ -3,25 +3,27 @@
 //! Nothing here blocks. Datagrams of one size go to the kernel as one (UDP_SEGMENT), others several by one call (sendmmsg). What has come is
 //! taken by recvmmsg into an [`Inbox`], joined ones as they are (UDP_GRO). What ICMP says of a datagram is in the error queue (IP_RECVERR).
 
+use super::listen::{Received, address};
 use super::mmsg;
 use super::sock::set_option;
 use arrayvec::ArrayVec;
 use nix::cmsg_space;
 use nix::sys::socket::sockopt::RcvBuf;
 use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt,
+    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrLike, SockaddrStorage, recvmsg, sendmsg,
+    setsockopt,
 };
 use std::io::{self, IoSlice, IoSliceMut};
-use std::mem::zeroed;
-use std::net::IpAddr;
+use std::mem::{size_of, zeroed};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd};
 
 /// Most datagrams, or joined ones, received by one call.
 pub const AT_ONCE: usize = 32;
 /// Bytes of the longest; the memory of a place that nothing long comes to is never touched.
 const LONGEST: usize = 1 << 16;
-/// Room for one control message, an int.
-const CONTROL: usize = 32;
+/// Room for two control messages: an int, and the address that a datagram was sent to (`struct in6_pktinfo`).
+const CONTROL: usize = 64;
 /// What a receive buffer is asked to be once a burst has come; the kernel gives what `net.core.rmem_max` allows.
 const BURST: usize = 4 << 20;
 /// Bytes of an erroneous datagram that are told.
@@ -71,13 +73,28 @@ pub struct Inbox {
     bytes: Vec<u8>,
     /// Length of each, and of each that was joined to it.
     got: ArrayVec<(usize, Option<u16>), AT_ONCE>,
+    /// Whom each came from and which address of ours it was sent to, if that was asked for.
+    ends: ArrayVec<Ends, AT_ONCE>,
 }
+
+/// None: whom it came from isn't known.
+type Ends = Option<(SocketAddr, Option<IpAddr>)>;
 
 impl Inbox {
     /// Receives what has come, [`AT_ONCE`] at most; true if it were as many, so that there may be more. Errors: EAGAIN when there is
     /// nothing, and what ICMP said.
     pub fn receive(&mut self, fd: impl AsFd) -> io::Result<bool> {
+        self.fill(fd, false)
+    }
+
+    /// The same of a socket that isn't connected, for [`Inbox::iter_from`].
+    pub fn receive_from(&mut self, fd: impl AsFd) -> io::Result<bool> {
+        self.fill(fd, true)
+    }
+
+    fn fill(&mut self, fd: impl AsFd, ends: bool) -> io::Result<bool> {
         self.got.clear();
+        self.ends.clear();
         if self.bytes.is_empty() {
             // Fresh pages of zeroes, which the kernel gives when they are written.
             self.bytes = vec![0; AT_ONCE * LONGEST];
@@ -90,25 +107,37 @@ impl Inbox {
                 iov_len: place.len(),
             });
         }
+        let mut names = ArrayVec::<libc::sockaddr_storage, AT_ONCE>::new();
+        for _ in 0..if ends { AT_ONCE } else { 0 } {
+            // SAFETY: sockaddr_storage is plain old data; all zero is a valid value.
+            names.push(unsafe { zeroed() });
+        }
         let mut msgs = ArrayVec::<libc::mmsghdr, AT_ONCE>::new();
-        for (place, c) in places.iter_mut().zip(&mut control) {
+        for (i, (place, c)) in places.iter_mut().zip(&mut control).enumerate() {
             // SAFETY: mmsghdr is plain old data; all zero is a valid value.
             let mut m: libc::mmsghdr = unsafe { zeroed() };
             m.msg_hdr.msg_iov = place;
             m.msg_hdr.msg_iovlen = 1;
             m.msg_hdr.msg_control = c.0.as_mut_ptr().cast();
             m.msg_hdr.msg_controllen = CONTROL as _;
+            if let Some(name) = names.get_mut(i) {
+                m.msg_hdr.msg_name = std::ptr::from_mut(name).cast();
+                m.msg_hdr.msg_namelen = size_of::<libc::sockaddr_storage>() as _;
+            }
             msgs.push(m);
         }
-        // SAFETY: every header points at a vector, its place and a control buffer that live and aren't read during the call.
+        // SAFETY: every header points at a vector, its place, a name and a control buffer that live and aren't read during the call.
         let n = unsafe { mmsg::receive(fd.as_fd(), &mut msgs) }?;
-        for m in msgs.iter().take(n) {
+        for (i, m) in msgs.iter().take(n).enumerate() {
             let len = (m.msg_len as usize).min(LONGEST);
             // SAFETY: the header's control buffer is alive, and the kernel set its length.
             let size: Option<libc::c_int> =
                 unsafe { mmsg::control(&m.msg_hdr, libc::SOL_UDP, libc::UDP_GRO) };
             let several = size.and_then(joined).filter(|s| usize::from(*s) < len);
             self.got.push((len, several));
+            if let Some(name) = names.get(i) {
+                self.ends.push(ends_of(name, &m.msg_hdr));
+            }
         }
         Ok(n == AT_ONCE)
     }
@@ -118,6 +147,39 @@ impl Inbox {
         let places = self.bytes.chunks_exact(LONGEST).zip(&self.got);
         places.map(|(place, (len, several))| (place.get(..*len).unwrap_or_default(), *several))
     }
+
+    /// The same with whom each came from, after [`Inbox::receive_from`].
+    pub fn iter_from(&self) -> impl Iterator<Item = (&[u8], Received)> {
+        self.iter()
+            .zip(&self.ends)
+            .filter_map(|((bytes, size), ends)| {
+                let (from, to) = (*ends)?;
+                let got = Received {
+                    bytes: bytes.len(),
+                    size,
+                    from,
+                    to,
+                };
+                Some((bytes, got))
+            })
+    }
+}
+
+/// Whom a datagram came from, and to which address of ours. Not where it was sent to but where an answer comes from: another if it
+/// was broadcast.
+fn ends_of(name: &libc::sockaddr_storage, header: &libc::msghdr) -> Ends {
+    let len = Some(header.msg_namelen);
+    // SAFETY: the kernel has written a name of this length, within the storage.
+    let from = unsafe { SockaddrStorage::from_raw(std::ptr::from_ref(name).cast(), len) };
+    // SAFETY: the header's control buffer is alive, and the kernel set its length; the structs are of integers.
+    let v4: Option<libc::in_pktinfo> =
+        unsafe { mmsg::control(header, libc::IPPROTO_IP, libc::IP_PKTINFO) };
+    // SAFETY: as before.
+    let v6: Option<libc::in6_pktinfo> =
+        unsafe { mmsg::control(header, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) };
+    let v4 = v4.map(|i| IpAddr::from(i.ipi_spec_dst.s_addr.to_ne_bytes()));
+    let v6 = v6.map(|i| IpAddr::from(i.ipi6_addr.s6_addr));
+    Some((address(&from?)?, v4.or(v6)))
 }
 
 /// The size that the kernel says it joined datagrams of.
@@ -288,6 +350,24 @@ mod tests {
             far.send(b"x").unwrap();
         }
         assert!(inbox.receive(&fd).unwrap(), "there may be more");
+    }
+
+    #[test]
+    fn whom_each_came_from_is_told() {
+        let fd = super::super::listen::open(Kind::Udp, "0.0.0.0:0".parse().unwrap()).unwrap();
+        let port = super::super::sock::local(&fd).unwrap().port();
+        let far = [(); 2].map(|()| std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
+        far[0].send_to(b"one", ("127.0.0.1", port)).unwrap();
+        far[1].send_to(b"three", ("127.9.9.9", port)).unwrap();
+        let mut inbox = Inbox::default();
+        assert!(!inbox.receive_from(&fd).unwrap());
+        let got: Vec<_> = inbox.iter_from().map(|(b, r)| (b.to_vec(), r)).collect();
+        let ip = |s: &str| Some(s.parse::<IpAddr>().unwrap());
+        let own = far.map(|f| f.local_addr().unwrap());
+        assert_eq!((got[0].0.as_slice(), got[0].1.bytes), (&b"one"[..], 3));
+        assert_eq!((got[0].1.from, got[0].1.to), (own[0], ip("127.0.0.1")));
+        assert_eq!((got[1].1.from, got[1].1.to), (own[1], ip("127.9.9.9")));
+        assert_eq!((got[1].0.as_slice(), got.len()), (&b"three"[..], 2));
     }
 
     #[test]

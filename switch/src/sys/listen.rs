@@ -29,7 +29,8 @@ pub const NO_ADDRESS: i32 = libc::EADDRNOTAVAIL;
 /// The host has no such family.
 pub const NO_FAMILY: i32 = libc::EAFNOSUPPORT;
 
-fn address(a: &SockaddrStorage) -> Option<SocketAddr> {
+/// As the standard library has it.
+pub(super) fn address(a: &SockaddrStorage) -> Option<SocketAddr> {
     let v4 = a.as_sockaddr_in().map(|a| (a.ip(), a.port()).into());
     v4.or_else(|| {
         let a = a.as_sockaddr_in6()?;

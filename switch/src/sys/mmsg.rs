@@ -112,7 +112,7 @@ pub(super) unsafe fn receive(
     Ok(Errno::result(n)? as usize)
 }
 
-/// The value of a received message's first control message, if it is of this level and type and whole.
+/// The value of a received message's first control message of this level and type, if that is whole.
 ///
 /// # Safety
 /// The header's control buffer is alive with the length that the kernel set, and any bytes are a `T`.
@@ -121,14 +121,20 @@ pub(super) unsafe fn control<T: Copy>(
     level: libc::c_int,
     kind: libc::c_int,
 ) -> Option<T> {
-    // SAFETY: the caller's promise.
-    let c = unsafe { libc::CMSG_FIRSTHDR(header).as_ref() }?;
     let enough = size_of::<libc::cmsghdr>() + size_of::<T>();
-    if c.cmsg_level != level || c.cmsg_type != kind || (c.cmsg_len as usize) < enough {
-        return None;
+    // SAFETY: the caller's promise.
+    let mut at = unsafe { libc::CMSG_FIRSTHDR(header) };
+    // SAFETY: within the control buffer, by the caller's promise, or null.
+    while let Some(c) = unsafe { at.as_ref() } {
+        let len: usize = c.cmsg_len as _;
+        if c.cmsg_level == level && c.cmsg_type == kind && len >= enough {
+            // SAFETY: level, type and length say that a `T` is there; it may be unaligned.
+            return Some(unsafe { libc::CMSG_DATA(c).cast::<T>().read_unaligned() });
+        }
+        // SAFETY: as before.
+        at = unsafe { libc::CMSG_NXTHDR(header, at) };
     }
-    // SAFETY: level, type and length say that a `T` is there; it may be unaligned.
-    Some(unsafe { libc::CMSG_DATA(c).cast::<T>().read_unaligned() })
+    None
 }
 
 fn auxdata_tag(header: &libc::msghdr) -> Option<StrippedTag> {

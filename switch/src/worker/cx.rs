@@ -107,6 +107,8 @@ pub enum Event {
         /// Why, in words.
         reason: &'static str,
     },
+    /// Leases of a gateway's DHCP server have changed and can be taken; once until they are.
+    LeasesChanged,
     /// The loop guard opened a port again.
     LoopCleared {
         /// The port.

@@ -13,6 +13,15 @@ use std::sync::Arc;
 /// Tokens from here on are a stage's; those below are ports.
 const FIRST: usize = 1 << 20;
 
+/// What is asked of a stream.
+const STREAM: Interest = Interest::READABLE
+    .add(Interest::WRITABLE)
+    .add(Interest::PRIORITY);
+
+fn token(key: usize) -> Token {
+    Token(FIRST.saturating_add(key))
+}
+
 /// Has descriptors watched; see [`Stage::watch`].
 #[derive(Clone, Debug)]
 pub struct Watch(Arc<Registry>);
@@ -21,15 +30,19 @@ impl Watch {
     /// Watches a descriptor for input, and for room to write if `writes`. Its events carry `key`, which is less than 2^32. Closing the
     /// descriptor ends it. Errors: as epoll_ctl(2).
     pub fn add(&self, fd: BorrowedFd<'_>, key: usize, writes: bool) -> io::Result<()> {
-        let interest = if writes {
-            // A stream.
-            Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY
-        } else {
-            Interest::READABLE
-        };
+        let interest = if writes { STREAM } else { Interest::READABLE };
         let raw = fd.as_raw_fd();
-        let token = Token(FIRST.saturating_add(key));
-        self.0.register(&mut SourceFd(&raw), token, interest)
+        self.0.register(&mut SourceFd(&raw), token(key), interest)
+    }
+
+    /// Watches a stream that was added, with the same key, for nothing that its peer sends (`deaf`), or for that again. Room to write,
+    /// errors and an end on both sides are told all the same; what was there to be read when it is to be heard again is told then. That the
+    /// peer has sent its last only a read tells meanwhile. Errors: as epoll_ctl(2).
+    pub fn set_deaf(&self, fd: BorrowedFd<'_>, key: usize, deaf: bool) -> io::Result<()> {
+        // What wakes for input wakes for urgent data too (net/core/sock.c, `sock_def_readable`), so neither may be asked for.
+        let interest = if deaf { Interest::WRITABLE } else { STREAM };
+        let raw = fd.as_raw_fd();
+        self.0.reregister(&mut SourceFd(&raw), token(key), interest)
     }
 }
 

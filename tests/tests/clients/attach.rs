@@ -83,7 +83,7 @@ fn podman_containers_share_a_switch() {
         ports.contains("slirp4netns") && ports.contains("shop"),
         "{ports}"
     );
-    assert!(ctl(site, "publish show").contains("web-hostfwd-1"));
+    assert!(ctl(site, "publish show").contains("web-tcp:8084"));
     assert!(ctl(site, "stats web --json").contains("web"));
     ctl(
         site,
@@ -119,7 +119,7 @@ fn podman_containers_share_a_switch() {
     wait_until("the port goes with its container", || {
         !ctl(site, "port show").contains("web")
     });
-    assert!(!ctl(site, "publish show").contains("hostfwd"));
+    assert!(!ctl(site, "publish show").contains("tcp:8084"));
     site.machine
         .ok(&["sh", "-c", "kill -KILL $(pidof slirp4netns)"]);
     wait_until("the port goes with its program", || {

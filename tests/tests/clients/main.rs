@@ -1,6 +1,7 @@
 //! Container engines from Debian as an ordinary user, with our programs where slirp4netns and pasta stand.
 
 mod attach;
+mod control_socket;
 mod docker;
 mod isolation;
 mod pasta;

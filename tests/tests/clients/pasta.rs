@@ -93,8 +93,20 @@ fn mistakes_are_told() {
     };
     fails(&["--no-map-gv", "1"], 2, &["--no-map-gw"]);
     fails(&["-t", "80:x", "1"], 2, &["`80:x` isn't a port or range"]);
-    fails(&["sh"], 2, &["isn't a process", "unshare"]);
-    fails(&["-T", "80", "4000000"], 2, &["aren't offered"]);
+    fails(
+        &["--", "no-such-program"],
+        127,
+        &["running `no-such-program`", "PATH"],
+    );
+    fails(&["--netns-only", "true"], 2, &["--netns-only"]);
+    fails(&["-U", "80", "4000000"], 2, &["--map-host-loopback"]);
+    fails(&["-T", "auto", "4000000"], 2, &["list ports"]);
+    fails(
+        &["-t", "%eth0/80", "4000000"],
+        2,
+        &["aren't offered", "address"],
+    );
+    fails(&["-t", "80,~80", "4000000"], 2, &["excludes all"]);
     fails(&["-i", "nowhere0", "4000000"], 1, &["--interface"]);
     fails(&["4000000"], 1, &["process 4000000 doesn't exist"]);
     fails(
@@ -113,4 +125,84 @@ fn mistakes_are_told() {
     let version = site.run(&[], &["pasta", "--version"]).expect_ok();
     assert!(version.starts_with("pasta "), "{version}");
     assert!(!site.machine.run(&["pidof", "pasta"]).success());
+}
+
+#[test]
+fn a_command_has_a_network_of_its_own() {
+    let lab = user_lab!("pasta-command", "newuidmap");
+    let site = Site::new(&lab);
+    let pasta = |args: &[&str]| {
+        site.run(
+            &[],
+            &[&["pasta", "-t", "none", "-u", "none"], args].concat(),
+        )
+    };
+    let ask = "id -u; ip -br addr show out0; echo peer $(curl -s http://198.51.100.254:8000/peer); exit 7";
+    let out = pasta(&["--no-map-gw", "--", "sh", "-c", ask]);
+    assert_eq!(out.code, Some(7), "{out}");
+    assert!(out.stdout.starts_with("0\n"), "{out}");
+    assert!(out.stdout.contains("198.51.100.1/24"), "{out}");
+    assert!(out.stdout.contains("peer 198.51.100.1\n"), "{out}");
+    assert_eq!(pasta(&["sh", "-c", "kill -TERM $$"]).code, Some(128 + 15));
+    // Without one it is the shell, which ends with its input.
+    assert_eq!(pasta(&[]).code, Some(0));
+    // What it listens on is published as it comes, but for what is excluded.
+    let serve = format!("python3 -c '{WHO}' 8150 8150 & exec python3 -c '{WHO}' 8151 8151");
+    let argv = [
+        "pasta", "-t", "~8151", "-u", "none", "--", "sh", "-c", &serve,
+    ];
+    let mut served = site.spawn(&[], &argv);
+    served.wait_for("serving\nserving");
+    let who = |port: &str| {
+        let ask = ["python3", "-c", ASK_WHO, "SOCK_STREAM", MACHINE[0], port];
+        site.outside.ok(&ask).trim().to_owned()
+    };
+    wait_until("what is listened on is published", || {
+        who("8150") == OUTSIDE[0]
+    });
+    assert_eq!(who("8151"), "ConnectionRefusedError");
+    // It ends with its command, also when that is killed.
+    site.machine
+        .ok(&["sh", "-c", "kill -KILL $(pidof python3)"]);
+    wait_until("pasta ends with its command", || {
+        !site.machine.run(&["pidof", "pasta"]).success()
+    });
+}
+
+#[test]
+fn ports_of_the_container_s_loopback_lead_to_the_host_s() {
+    let lab = user_lab!("pasta-loopback", "newuidmap");
+    let site = Site::new(&lab);
+    let large = "head -c 30000000 /dev/urandom >large; sha256sum <large >digest";
+    let said = script(
+        &site,
+        &format!(
+            "{large}
+             python3 -m http.server --bind 127.0.0.1 8160 >web 2>&1 &
+             python3 -m http.server --bind ::1 8161 >web2 2>&1 &
+             until curl -s -o page http://127.0.0.1:8160/ && curl -gs -o page http://[::1]:8161/; do sleep 0.05; done
+             pasta --config-net -t none -u none --no-map-gw -T 80:8160,81-82:8161-8162 $P
+             inside curl -s http://127.0.0.1:80/large | sha256sum | cmp - digest && echo four
+             inside curl -gs http://[::1]:81/large | sha256sum | cmp - digest && echo six
+             inside curl -s -o page --max-time 5 http://127.0.0.1:81/ || echo nobody at 4 $?
+             inside curl -s -o page --max-time 5 http://127.0.0.1:82/ || echo nobody $?
+             inside curl -s -o page --max-time 5 http://127.0.0.1:8160/ || echo not listed $?
+             inside curl -s -o page --max-time 5 http://198.51.100.1:80/ || echo loopback only $?
+             curl -s -o page --max-time 5 http://127.0.0.1:80/ || echo not of the host $?
+             pasta --config-net -t none -u none --no-map-gw -I eth7 -T 80:8160 $P || echo taken $?",
+        ),
+    );
+    for what in [
+        "four\n",
+        "six\n",
+        "nobody at 4 ",
+        "nobody ",
+        "not listed 7",
+        "loopback only 7",
+        "not of the host 7",
+        "taken 1",
+        "listening on 127.0.0.1:80 in the container",
+    ] {
+        assert!(said.contains(what), "{what}: {said}");
+    }
 }

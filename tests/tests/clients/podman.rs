@@ -49,6 +49,13 @@ impl Podman {
         self.site.run(&[&self.conf], &Podman::argv(args))
     }
 
+    /// With variables of the environment.
+    #[track_caller]
+    pub(crate) fn run_with(&self, env: &[&str], args: &[&str]) -> Output {
+        let env = [&[self.conf.as_str()], env].concat();
+        self.site.run(&env, &Podman::argv(args))
+    }
+
     /// So many processes of the name run, and they are ours.
     #[track_caller]
     fn assert_ours(&self, name: &str, count: usize) {
@@ -187,19 +194,10 @@ fn podman_5_with_pasta() {
     }
     for (name, port) in [("a", "8081"), ("b", "8082")] {
         let published = format!("{port}:80");
-        p.run(&[
-            "run",
-            "-d",
-            "--name",
-            name,
-            "-p",
-            &published,
-            "bb:1",
-            "sh",
-            "-c",
-            &Site::server(name),
-        ])
-        .expect_ok();
+        let base = ["run", "-d", "--name", name, "-p", &published, "bb:1"];
+        let server = Site::server(name);
+        let run = [&base[..], &["sh", "-c", &server]].concat();
+        p.run_with(&["VSWITCH_CONTROL=auto"], &run).expect_ok();
         p.site.assert_published(MACHINE[0], port, name);
         let asked = p.run(&["logs", name]);
         let asked = format!("{}{}", asked.stdout, asked.stderr);
@@ -207,6 +205,23 @@ fn podman_5_with_pasta() {
     }
     p.site
         .assert_published(&format!("[{}]", MACHINE[1]), "8081", "a");
+    // Both have a control socket, by which forwards are added and removed.
+    let ctl = |words: &[&str]| p.site.run(&[], &[&["vswitchctl"], words].concat());
+    let listed = ctl(&["--json", "instances"]).expect_ok();
+    let all: serde_json::Value = serde_json::from_str(&listed).expect("JSON");
+    let of_a = all.as_array().expect("a list").iter();
+    let of_a = of_a.filter(|i| i["container"] == "a");
+    let socket = of_a.filter_map(|i| i["socket"].as_str()).next();
+    let socket = socket.unwrap_or_else(|| panic!("{all}"));
+    let to = format!("{}:80", MACHINE[0]);
+    let publish = ["--socket", socket, "publish"];
+    let add = ["add", "more", "--ports", "8083", "--to", &to];
+    ctl(&[&publish[..], &add].concat()).expect_ok();
+    p.site.assert_published(MACHINE[0], "8083", "a");
+    ctl(&[&publish[..], &["del", "more"]].concat()).expect_ok();
+    let url = format!("http://{}:8083/name", MACHINE[0]);
+    assert!(!p.site.outside.run(&["curl", "-s", &url]).success());
+    p.site.assert_published(MACHINE[0], "8081", "a");
     p.run(&["rm", "-f", "-t", "0", "a", "b"]).expect_ok();
     wait_until("our programs end with their containers", || {
         !p.site.machine.run(&["pidof", "pasta"]).success()

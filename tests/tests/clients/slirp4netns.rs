@@ -342,6 +342,7 @@ fn forwards_keep_the_client_s_address_and_end_when_removed() {
     let mut taken = site.spawn(&[], &["python3", "-c", WHO, "8102", "8102"]);
     taken.wait_for("serving");
     assert!(add("tcp", 8102, 80).contains("slirp_add_hostfwd failed"));
+    container.wait_for("publishing port `tcp:8102`: TCP 0.0.0.0:8102 of the host is taken");
     let removed = api(r#"{"execute":"remove_hostfwd","arguments":{"id":1}}"#);
     assert_eq!(removed, r#"{"return":{}}"#);
     assert_eq!(who("SOCK_STREAM", "8100"), "ConnectionRefusedError");

@@ -25,6 +25,13 @@ fn state_survives_a_restart_and_a_crash() {
         "{port}"
     );
     d.stop();
+    let beside = d.socket().parent().unwrap().to_owned();
+    let left = std::fs::read_dir(&beside).unwrap();
+    let left = left.map(|e| e.unwrap().file_name().into_string().unwrap());
+    let left: Vec<_> = left
+        .filter(|n| n.contains(".sock") || n.ends_with(".lock"))
+        .collect();
+    assert!(left.is_empty(), "sockets and locks go with it: {left:?}");
     let devices = d.host().ok(&["ip", "-o", "link"]);
     assert!(
         !devices.contains("stays"),

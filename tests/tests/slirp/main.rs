@@ -1,6 +1,7 @@
 //! Containers that reach outside by sockets of the host, with real kernels at both ends.
 
 mod access;
+mod cpu;
 mod datagrams;
 mod errors;
 mod hostile;
@@ -16,3 +17,4 @@ mod rootless;
 mod scale;
 mod stalls;
 mod tcp;
+mod warnings;

@@ -100,12 +100,37 @@ def handle(s):
             s.recv(1)
             s.send(b"?", socket.MSG_OOB)
             s.sendall(b"ghi")
+        elif what[0] == "trickle":
+            trickles(s, int(what[1]), float(what[2]) / 1e6, what[3])
         elif what[0] == "peer":
             s.sendall(s.getpeername()[0].encode())
     except OSError as e:
         print("error", e, flush=True)
     finally:
         s.close()
+
+
+WRITE = 100
+
+
+def trickles(s, n, pause, then):
+    """Small writes at a steady pace; one that is late is made up for."""
+    s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    data = b"".join(blocks(n * WRITE))
+    due = time.perf_counter()
+    for at in range(0, len(data), WRITE):
+        while time.perf_counter() < due:
+            pass
+        s.sendall(data[at : at + WRITE])
+        due += pause
+    if then == "reset":
+        reset(s)
+    elif then == "answers":
+        # Asked, a lone byte after a while, then one for one.
+        while b := s.recv(1):
+            if b == b"?":
+                time.sleep(0.1)
+            s.sendall(b)
 
 
 def serve(port):
@@ -379,6 +404,33 @@ def typed(host, port, n):
     while len(back) < 5000:
         back += s.recv(65536)
     print("echoed", good, back == BLOCK[:5000])
+
+
+def trickle(host, port, n, pause, then):
+    """What a peer writes in small pieces, `pause` microseconds apart, and what comes of the connection."""
+    s = connect(host, port)
+    s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    s.settimeout(PATIENCE)
+    s.sendall(f"trickle {n} {pause} {then}\n".encode())
+    h, left = hashlib.sha256(), int(n) * WRITE
+    try:
+        while left > 0:
+            b = s.recv(1 << 16)
+            if not b:
+                break
+            h.update(b)
+            left -= len(b)
+        good = 0
+        if then == "answers":
+            for i in range(200):
+                b = b"!" if i % 50 else b"?"
+                s.sendall(b)
+                good += s.recv(10) == b
+        s.shutdown(socket.SHUT_WR)
+        ended = s.recv(1) == b""
+        print("same" if h.hexdigest() == digest(int(n) * WRITE) else f"other {left}", "ended" if ended else "more", good)
+    except ConnectionResetError:
+        print("reset")
 
 
 def urgent(host, port):

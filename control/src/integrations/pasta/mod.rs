@@ -4,29 +4,35 @@
 //!
 //! The container gets the address, prefix and router of the host ([`host`], [`network`]); the gateway answers ARP and neighbour discovery
 //! for everything else, and sends it out by sockets of the host. Addresses that stand for the host or its loopback are the gateway's own.
-//! Ports are published as listed, or as they are listened on. It goes to the background, and that the first process ends with
+//! Ports are published as listed, or as they are listened on; those of the container's loopback may lead to the host's ([`loopback`]). A
+//! command may be run in namespaces made for it ([`command`]). Otherwise it goes to the background, and that the first process ends with
 //! 0 tells that the network is there. It ends by SIGTERM or SIGINT, and when the namespace is gone. What serves is in namespaces of its
 //! own ([`isolate`]). The container may be at the user's switch instead ([`super::attach`]).
 
+mod command;
 mod host;
+mod loopback;
 mod network;
 mod options;
 mod ports;
 
-use super::attach::{AttachError, Session, Wish};
+use super::attach::{AttachError, Session, Wish, named_by_parent};
+use super::control::{self, Control, ControlError, Serve, Wanted};
 use super::inside::{InsideError, Tap};
-use super::isolate;
+use super::isolate::{self, Left};
 use super::sandbox::{self, Reach};
 use super::single::{Ends, Other, Single, SingleError};
 use crate::logging::{self, LogFormat};
+use command::{CommandError, Started};
 use host::Host;
+use loopback::Loopback;
 use network::Plan;
 use options::Options;
 use ports::Forward;
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use vswitch_core::sys::child;
@@ -42,12 +48,18 @@ enum PastaError {
     Single(#[from] SingleError),
     #[error(transparent)]
     Attach(#[from] AttachError),
+    #[error(transparent)]
+    Control(#[from] ControlError),
     #[error("keeping the container's queue: {0}; raise the limit of open files")]
     Queue(io::Error),
     #[error(
         "reading the host's addresses and routes: {0}; is there an interface named as with --interface?"
     )]
     Host(io::Error),
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    #[error("starting the threads of --tcp-ns: {0}; raise the limits of processes and open files")]
+    Loopback(io::Error),
     #[error("{}: {source}; name a file that can be written", path.display())]
     File { path: PathBuf, source: io::Error },
     #[error("going to the background: {0}; raise the limit of processes, or use --foreground")]
@@ -57,6 +69,11 @@ enum PastaError {
 /// Runs it with the process's arguments.
 #[must_use]
 pub fn main() -> ExitCode {
+    start_with(None)
+}
+
+/// The same, with what serves a control socket.
+pub(super) fn start_with(serve: Option<Serve>) -> ExitCode {
     let options = match options::read() {
         Ok(options) => options,
         Err(code) => return code,
@@ -67,7 +84,9 @@ pub fn main() -> ExitCode {
         _ => "warn",
     };
     logging::start_at(LogFormat::Text, level);
-    match start(options) {
+    let _ = nix::sys::prctl::set_name(c"pasta");
+    let begun = control::become_server("pasta", serve).map_err(PastaError::from);
+    match begun.and_then(|()| start(options, serve)) {
         Ok(code) => code,
         Err(e) => failed(&e),
     }
@@ -93,8 +112,10 @@ fn fresh(path: &Path) -> Result<File, PastaError> {
     })
 }
 
-fn start(mut o: Options) -> Result<ExitCode, PastaError> {
+fn start(mut o: Options, serve: Option<Serve>) -> Result<ExitCode, PastaError> {
     let host = Host::look(o.interface.as_deref()).map_err(PastaError::Host)?;
+    let started = o.to_run().map(command::start).transpose()?;
+    o.started = started.as_ref().map(Started::pid);
     let mut plan = Plan::new(&o, &host);
     let wish = Wish::read()?;
     let begun = wish.map(|w| Session::begin(&w, plan.begin(&o, &w)));
@@ -102,42 +123,67 @@ fn start(mut o: Options) -> Result<ExitCode, PastaError> {
     if let Some(s) = &session {
         plan = plan.attached(&mut o, &s.given);
     }
-    let o = &o;
-    if o.foreground {
+    let (o, session) = (&o, session.as_ref());
+    let wanted = match session {
+        // That switch has its own.
+        Some(_) => None,
+        None => control::wished("pasta", named_by_parent().as_deref(), serve)?,
+    };
+    if o.foreground || started.is_some() {
         Ends::hold()?;
     }
     let log = o.log_file.as_deref().map(file).transpose()?;
     let tap = o.place()?.tap(&plan.inside(o))?;
     let number = o.pid.as_deref().map(fresh).transpose()?;
-    let reach = Reach {
+    let mut reach = Reach {
         process: o.process().filter(|_| session.is_none()),
-        socket: None,
-        daemon: session.as_ref().map(|s| s.socket().to_owned()),
-        ports: session.is_none() && o.forwards().iter().flatten().any(|f| *f != Forward::None),
+        daemon: session.map(|s| s.socket().to_owned()),
+        ports: session.is_none()
+            && (wanted.is_some() || o.forwards().iter().flatten().any(|f| *f != Forward::None)),
+        ..Reach::default()
     };
-    if o.foreground {
-        if let Some(log) = &log {
+    let left = match &wanted {
+        Some(_) => Left::stays(&reach),
+        None => isolate::leave(&reach),
+    };
+    if o.foreground || started.is_some() {
+        if let Some(log) = log.filter(|_| started.is_none()) {
             let _ = nix::unistd::dup2_stderr(log);
         }
+        let control = wanted.as_ref().map(Wanted::bind).transpose()?;
+        reach.control = control.as_ref().map(|c| c.socket.path().to_owned());
         // Callers know the one that waits.
         let own = std::process::id().cast_signed();
-        let serve = move || {
-            code(run(o, &plan, session.as_ref(), tap, || {
-                note(o, number, own)
-            }))
+        let ready = || {
+            note(o, number, own)?;
+            if let Some(started) = &started {
+                started.go();
+            }
+            Ok(())
         };
-        let left = isolate::leave(&reach);
-        return Ok(isolate::run(left, &reach, true, serve)
-            .map_err(PastaError::from)?
-            .into());
+        let watch = started.as_ref().map(Started::watch);
+        let serve = || code(run(o, &plan, session, control, tap, watch, ready));
+        let served = isolate::run(left, &reach, true, serve).map_err(PastaError::from)?;
+        return Ok(match &started {
+            Some(started) if served == 0 => started.code(),
+            _ => served.into(),
+        });
     }
     // Out of reach later.
     let nowhere = OpenOptions::new().read(true).write(true).open("/dev/null");
     let nowhere = nowhere.map_err(PastaError::Background)?;
     let (mut reader, mut writer) = io::pipe().map_err(PastaError::Background)?;
-    let left = isolate::leave(&reach);
     let background = move || {
         let _ = nix::unistd::setsid();
+        // By the name of the process that serves.
+        let control = match wanted.as_ref().map(Wanted::bind).transpose() {
+            Ok(control) => control,
+            Err(e) => {
+                let _ = failed(&e.into());
+                return 1;
+            }
+        };
+        reach.control = control.as_ref().map(|c| c.socket.path().to_owned());
         if let Err(e) = left.settle(&reach) {
             let _ = failed(&SingleError::from(e).into());
             return 1;
@@ -150,7 +196,7 @@ fn start(mut o: Options) -> Result<ExitCode, PastaError> {
             let _ = writer.write_all(b"1");
             Ok(())
         };
-        code(run(o, &plan, session.as_ref(), tap, ready))
+        code(run(o, &plan, session, control, tap, None, ready))
     };
     let process = child::run(background).map_err(PastaError::Background)?;
     // Its word that it is ready; without, it has said why.
@@ -198,12 +244,24 @@ fn run(
     o: &Options,
     plan: &Plan,
     session: Option<&Session>,
+    control: Option<Control>,
     tap: Tap,
+    command: Option<&OwnedFd>,
     ready: impl FnOnce() -> Result<(), PastaError>,
 ) -> Result<(), PastaError> {
     let ends = Ends::new()?;
-    let process = tap.process.as_ref().map(AsFd::as_fd).map(Other::Process);
-    let single = match session {
+    let process = command.or(tap.process.as_ref());
+    let process = process.map(AsFd::as_fd).map(Other::Process);
+    let to_host = |(fd, inside)| {
+        let leads = o.to_host().into_iter().find(|l| l.0 == inside);
+        leads.map(|(_, to)| (fd, to))
+    };
+    let to_host: Vec<_> = tap.listeners.into_iter().filter_map(to_host).collect();
+    let _loopback = match to_host.is_empty() {
+        true => None,
+        false => Some(Loopback::start(to_host.into_iter()).map_err(PastaError::Loopback)?),
+    };
+    let mut single = match session {
         Some(session) => {
             session.attach(&tap.queue)?;
             session.change(|all| *all = plan.publish(o))?;
@@ -215,10 +273,11 @@ fn run(
         None => {
             let queue = tap.queue.try_clone().map_err(PastaError::Queue)?;
             let taps = BTreeMap::from([(network::PORT.to_owned(), queue)]);
-            Some(Single::start(plan.topology(o), &taps)?)
+            Some(Single::start(plan.topology(o), &taps, control)?)
         }
     };
-    if o.process().is_none() && o.forwards().iter().flatten().any(|f| *f == Forward::Auto) {
+    let is_followed = |f: &Forward| matches!(f, Forward::Followed(..));
+    if o.process().is_none() && o.forwards().iter().flatten().any(is_followed) {
         tracing::warn!("ports are followed of a PID only: name those to forward");
     }
     if !o.config_net {
@@ -227,7 +286,7 @@ fn run(
         );
     }
     ready()?;
-    if let Some(single) = &single {
+    if let Some(single) = &mut single {
         single.follow_host()?;
     }
     sandbox::confine_calls().map_err(SingleError::from)?;

@@ -1,6 +1,6 @@
 //! The container's network as pasta has it: the container has the host's own address and router, and all else is behind the switch.
 
-use super::super::attach::Wish;
+use super::super::attach::{Wish, add_named};
 use super::super::inside::{Configured, Inside};
 use super::host::Host;
 use super::options::{Maybe, Options, v4, v6};
@@ -8,6 +8,7 @@ use super::ports::{self, Forward};
 use crate::model::{
     Dns, Gateway, HostUplink, Network, Port, PortKind, Protocol, PublishedPort, Topology,
 };
+use crate::netns;
 use crate::plane::{Begin, Given};
 use crate::units::{Cidr, Mac};
 use std::collections::BTreeMap;
@@ -138,6 +139,7 @@ impl Plan {
             name: self.interface.clone(),
             apart: true,
             loopback: true,
+            listen: o.to_host().into_iter().map(|(inside, _)| inside).collect(),
             setup: o.config_net.then(|| Configured {
                 mtu: o.mtu,
                 mac: o.ns_mac_addr.as_ref().map(|m| m.0),
@@ -154,6 +156,8 @@ impl Plan {
         let name = wish.name(o.process(), o.netns());
         let mut begin = wish.begin("pasta", name, o.mtu);
         begin.netns = o.process().map(|p| format!("pid:{p}"));
+        let spec = begin.netns.as_deref().or(o.netns());
+        begin.namespace = spec.and_then(|s| netns::identity(&netns::path_of(s)));
         begin.mac = o.ns_mac_addr.clone();
         begin.families = (!o.ipv6_only, !o.ipv4_only);
         if !o.config_net {
@@ -204,15 +208,16 @@ impl Plan {
                     (Forward::Listed(l), _) => {
                         list.extend(l.iter().map(|l| l.published(protocol, &self.container())));
                     }
-                    (Forward::Auto, Some(pid)) => {
-                        list.push(ports::followed(protocol, pid, &self.container()));
+                    (Forward::Followed(at, ranges), Some(pid)) => {
+                        let inside = self.container();
+                        let one = |r: &(u16, u16)| ports::followed(protocol, pid, *at, *r, &inside);
+                        list.extend(ranges.iter().map(one));
                     }
                     _ => {}
                 }
             }
-            for (i, p) in list.into_iter().enumerate() {
-                let name = format!("{}-{i}", protocol.number());
-                publish.insert(name, p);
+            for p in list {
+                add_named(&mut publish, p);
             }
         }
         publish

@@ -1,10 +1,10 @@
 //! What pasta is told: flags and their check.
 
 use super::super::inside::{InsideError, Place};
-use super::ports::Forward;
+use super::ports::{Forward, Listed};
 use crate::units::Mac;
 use clap::{CommandFactory, Parser};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -12,11 +12,16 @@ use std::str::FromStr;
 /// The first line is what callers show; pasta has dates there.
 const VERSION: &str = concat!("pasta 0.0~vswitch-", env!("CARGO_PKG_VERSION"), "\n");
 
-const AFTER_HELP: &str = "\
-This is the switch of vswitch under the command line of pasta. It goes to the background when the network is there. Exit codes: 0 done, \
-1 failed, 2 wrong usage.
+/// Sockets of `--tcp-ns` at most, of both families.
+const MOST_TO_HOST: usize = 512;
 
-Example:
+const AFTER_HELP: &str = "\
+This is the switch of vswitch under the command line of pasta. With a PID or --netns it goes to the background when the network is there; a \
+command, by default a shell, is run in a user, a mount and a network namespace of its own, with --config-net. VSWITCH_CONTROL=auto gives it a control \
+socket for vswitchctl. Exit codes: 0 done, 1 failed, 2 wrong usage, that of the command.
+
+Examples:
+  pasta -- curl http://192.0.2.1/
   unshare --user --map-root-user --net --mount
   pasta --config-net --tcp-ports 8080:80 $PID";
 
@@ -98,14 +103,17 @@ fn netmask(text: &str) -> Result<u8, String> {
     infer_long_args = true,
     disable_version_flag = true,
     next_display_order = None,
-    override_usage = "pasta [OPTION]... PID\n       pasta [OPTION]... --netns PATH|NAME"
+    override_usage = "pasta [OPTION]... PID\n       pasta [OPTION]... --netns PATH|NAME\n       pasta [OPTION]... [COMMAND [ARGUMENT]...]"
 )]
 pub(super) struct Options {
-    /// Process whose network namespace it is.
-    #[arg(value_name = "PID")]
-    target: Option<String>,
+    /// Process whose network namespace it is, or a command to run in namespaces of its own.
+    #[arg(value_name = "PID|COMMAND", trailing_var_arg = true)]
+    words: Vec<String>,
+    /// The command's process, once it is there.
+    #[arg(skip)]
+    pub(super) started: Option<i32>,
     /// Network namespace, by its path or its name below /run/netns.
-    #[arg(long, value_name = "PATH|NAME", conflicts_with = "target")]
+    #[arg(long, value_name = "PATH|NAME", conflicts_with = "words")]
     netns: Option<String>,
     /// User namespace to enter before.
     #[arg(long, value_name = "PATH")]
@@ -164,16 +172,16 @@ pub(super) struct Options {
     /// The router's address doesn't stand for the host's loopback.
     #[arg(long)]
     pub(super) no_map_gw: bool,
-    /// TCP ports of the host that lead to the container: `none`, `auto`, or a list like 127.0.0.1/8080:80.
+    /// TCP ports of the host that lead to the container: `none`, `auto`, `all`, or a list like 127.0.0.1/8080:80, where ~22 excludes.
     #[arg(short, long, value_name = "PORTS")]
     tcp_ports: Vec<Forward>,
     /// UDP ports of the host that lead to the container.
     #[arg(short, long, value_name = "PORTS")]
     udp_ports: Vec<Forward>,
-    /// TCP ports of the container's loopback that lead to the host's: `none`; nothing else is offered.
+    /// TCP ports of the container's loopback that lead to the host's: `none`, the default, or a list like 5432 or 5432:15432.
     #[arg(short = 'T', long, value_name = "PORTS")]
     tcp_ns: Vec<Forward>,
-    /// UDP ports of the container's loopback that lead to the host's: `none`; nothing else is offered.
+    /// Taken: `none`; nothing else is offered.
     #[arg(short = 'U', long, value_name = "PORTS")]
     udp_ns: Vec<Forward>,
     /// Stay in the foreground.
@@ -249,25 +257,31 @@ fn wrong(text: &str) -> ExitCode {
 
 /// The process's arguments; otherwise what it ends with.
 pub(super) fn read() -> Result<Options, ExitCode> {
-    let options = Options::parse();
+    let mut options = Options::parse();
     if options.version {
         print!("{VERSION}");
         return Err(ExitCode::SUCCESS);
     }
-    if options.netns.is_none() && options.process().is_none() {
-        let remedy = "name a process or --netns; commands aren't started here, but by `unshare`";
-        return Err(match &options.target {
-            Some(target) => wrong(&format!("`{target}` isn't a process: {remedy}")),
-            None => wrong(remedy),
-        });
+    if options.to_run().is_some() {
+        if options.userns.is_some() || options.netns_only {
+            let text = "--userns and --netns-only are for namespaces that exist: name a process or --netns, or leave them out";
+            return Err(wrong(text));
+        }
+        // It would wait for DHCP, which isn't served.
+        options.config_net = true;
     }
-    if matches!((&options.tcp_ns[..], &options.udp_ns[..]), (t, u)
-        if t.iter().chain(u).any(|f| matches!(f, Forward::Listed(_))))
-    {
+    if options.udp_ns.iter().any(|f| *f != Forward::None) {
         let remedy = "have the container use --map-host-loopback instead";
-        return Err(wrong(&format!(
-            "--tcp-ns and --udp-ns with ports aren't offered: {remedy}"
-        )));
+        return Err(wrong(&format!("--udp-ns isn't offered: {remedy}")));
+    }
+    let followed = |f: &Forward| matches!(f, Forward::Followed(..));
+    if options.tcp_ns.iter().any(followed) {
+        let text = "--tcp-ns: what the host listens on isn't followed; list ports, such as 5432 or 5432:15432";
+        return Err(wrong(text));
+    }
+    if options.to_host().len() > MOST_TO_HOST {
+        let text = format!("--tcp-ns: {MOST_TO_HOST} ports at most; list fewer");
+        return Err(wrong(&text));
     }
     Ok(options)
 }
@@ -275,7 +289,26 @@ pub(super) fn read() -> Result<Options, ExitCode> {
 impl Options {
     /// The process that the namespace is named by.
     pub(super) fn process(&self) -> Option<i32> {
-        self.target.as_ref()?.parse().ok().filter(|p| *p > 0)
+        let named = match &self.words[..] {
+            [word] => word.parse().ok().filter(|p| *p > 0),
+            _ => None,
+        };
+        self.started.or(named)
+    }
+
+    /// A command to run; without words, a shell.
+    pub(super) fn to_run(&self) -> Option<&[String]> {
+        let none = self.netns.is_none() && self.process().is_none();
+        none.then_some(&self.words)
+    }
+
+    /// Addresses of the container's loopback, and of the host's, that they lead to.
+    pub(super) fn to_host(&self) -> Vec<(SocketAddr, SocketAddr)> {
+        let listed = self.tcp_ns.iter().filter_map(|f| match f {
+            Forward::Listed(l) => Some(l),
+            _ => None,
+        });
+        listed.flatten().flat_map(Listed::to_host).collect()
     }
 
     /// The namespace, if it isn't named by a process.
@@ -300,7 +333,7 @@ impl Options {
     /// What of TCP and UDP is forwarded; by itself what is listened on.
     pub(super) fn forwards(&self) -> [Vec<Forward>; 2] {
         [&self.tcp_ports, &self.udp_ports].map(|list| match &list[..] {
-            [] => vec![Forward::Auto],
+            [] => vec![Forward::auto()],
             given => given.to_vec(),
         })
     }
@@ -348,12 +381,31 @@ mod tests {
             (o.process(), o.foreground, o.ipv4_only),
             (Some(42), true, true)
         );
-        assert_eq!(o.forwards(), [vec![Forward::Auto], vec![Forward::Auto]]);
+        assert_eq!(o.forwards(), [vec![Forward::auto()], vec![Forward::auto()]]);
         let net = "--config-net --pid /run/p --dns-forward 169.254.1.1 -t none -u none -T none -U none --no-map-gw --quiet --netns /n";
         assert_eq!(
             parse(net).unwrap().forwards(),
             [vec![Forward::None], vec![Forward::None]]
         );
+    }
+
+    #[test]
+    fn what_is_run() {
+        let words = |args: &str| parse(args).unwrap().to_run().map(<[String]>::to_vec);
+        assert_eq!(words("42"), None);
+        assert_eq!(words("--netns /n"), None);
+        assert_eq!(words("-4"), Some(Vec::new()));
+        assert_eq!(words("-4 sleep -x 5").unwrap(), ["sleep", "-x", "5"]);
+        assert_eq!(words("-- curl -s 42").unwrap(), ["curl", "-s", "42"]);
+        let to_host = |args: &str| parse(args).unwrap().to_host();
+        let leads = |from: &str, to: &str| (from.parse().unwrap(), to.parse().unwrap());
+        let both = [
+            leads("127.0.0.1:80", "127.0.0.1:81"),
+            leads("[::1]:80", "[::1]:81"),
+        ];
+        assert_eq!(to_host("-T 80:81 42"), both);
+        assert_eq!(to_host("-T ::1/80:81 42"), both[1..]);
+        assert_eq!(to_host("-T 80-89,~81-89 -T none 42").len(), 2);
     }
 
     #[test]

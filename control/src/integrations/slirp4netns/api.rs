@@ -4,7 +4,7 @@
 //! slirp4netns 1.2, word by word, as callers may look at them. What exactly went wrong is logged besides. A thread of its own serves them
 //! one by one, each within a time limit.
 
-use super::super::attach::Publisher;
+use super::super::attach::{Publisher, add_named};
 use super::network::CONTAINER;
 use super::options::Options;
 use crate::model::{Protocol, PublishedPort};
@@ -24,8 +24,6 @@ const LIMIT: Duration = Duration::from_secs(2);
 /// Most forwards.
 const FORWARDS: usize = 65_536;
 const STACK: usize = 256 << 10;
-/// What forwards are called among published ports, with their number.
-const FORWARD: &str = "hostfwd";
 
 /// What went wrong.
 #[derive(Debug, thiserror::Error)]
@@ -121,6 +119,9 @@ struct Forward {
     host_port: u16,
     guest_addr: Ipv4Addr,
     guest_port: u16,
+    /// What it is called among published ports.
+    #[serde(skip)]
+    name: String,
 }
 
 #[derive(Serialize)]
@@ -186,18 +187,19 @@ impl Forwards {
         let guest_addr = guest_addr.ok_or(Fault("add_hostfwd: bad arguments.guest_addr"))?;
         let guest_port =
             port("guest_port").ok_or(Fault("add_hostfwd: bad arguments.guest_port"))?;
-        let forward = Forward {
+        let mut forward = Forward {
             id: self.last.wrapping_add(1),
             proto,
             host_addr,
             host_port,
             guest_addr,
             guest_port,
+            name: String::new(),
         };
         let published = self.published(&forward);
         let done = match published {
             Some(p) if self.list.len() < FORWARDS => self.publisher.change(|all| {
-                all.insert(forward.name(), p);
+                forward.name = add_named(all, p);
             }),
             _ => return Err(Fault("add_hostfwd: slirp_add_hostfwd failed")),
         };
@@ -216,9 +218,8 @@ impl Forwards {
         let at = self.list.iter().position(|f| Some(u64::from(f.id)) == id);
         let at = at.ok_or(Fault("remove_hostfwd: bad arguments.id"))?;
         let forward = self.list.remove(at);
-        let name = forward.name();
         let done = self.publisher.change(|all| {
-            all.remove(&name);
+            all.remove(&forward.name);
         });
         done.map_err(|e| {
             tracing::warn!("{e}");
@@ -238,11 +239,5 @@ impl Forwards {
             address: (!f.host_addr.is_unspecified()).then_some(f.host_addr.into()),
             ..PublishedPort::new(Ports((f.host_port, f.host_port)), vec![to])
         })
-    }
-}
-
-impl Forward {
-    fn name(&self) -> String {
-        format!("{FORWARD}-{}", self.id)
     }
 }

@@ -11,9 +11,10 @@ mod api;
 mod network;
 mod options;
 
-use super::attach::{AttachError, Publisher, Session, Wish};
+use super::attach::{AttachError, Publisher, Session, Wish, named_by_parent};
+use super::control::{self, Control, ControlError, Serve};
 use super::inside::{InsideError, Tap};
-use super::isolate;
+use super::isolate::{self, Left};
 use super::sandbox::{self, Reach};
 use super::single::{Ended, Ends, Other, Single, SingleError};
 use crate::logging::{self, LogFormat};
@@ -45,6 +46,8 @@ enum SlirpError {
     #[error(transparent)]
     Attach(#[from] AttachError),
     #[error(transparent)]
+    Control(#[from] ControlError),
+    #[error(transparent)]
     Socket(#[from] UnixError),
     #[error("waiting for a virtual machine to connect: {0}; raise the limit of open files")]
     Accept(io::Error),
@@ -59,12 +62,19 @@ enum SlirpError {
 /// Runs it with the process's arguments.
 #[must_use]
 pub fn main() -> ExitCode {
+    start_with(None)
+}
+
+/// The same, with what serves a control socket.
+pub(super) fn start_with(serve: Option<Serve>) -> ExitCode {
     let options = match options::read() {
         Ok(options) => options,
         Err(code) => return code,
     };
     logging::start_at(LogFormat::Text, "warn");
-    match run(&options) {
+    let _ = nix::sys::prctl::set_name(c"slirp4netns");
+    let begun = control::become_server("slirp4netns", serve).map_err(SlirpError::from);
+    match begun.and_then(|()| run(&options, serve)) {
         Ok(code) => code.into(),
         Err(e) => failed(&e),
     }
@@ -90,8 +100,8 @@ fn handed(option: &'static str, number: Option<i32>) -> Result<Option<OwnedFd>, 
     number.map(take).transpose()
 }
 
-/// Runs it; the code it ends with.
-fn run(options: &Options) -> Result<u8, SlirpError> {
+/// Runs it; the code it ends with. `by`: what serves a control socket.
+fn run(options: &Options, by: Option<Serve>) -> Result<u8, SlirpError> {
     let exit = handed("exit-fd", options.exit_fd)?;
     let ready = handed("ready-fd", options.ready_fd)?;
     let ends = Ends::new()?;
@@ -111,18 +121,26 @@ fn run(options: &Options) -> Result<u8, SlirpError> {
             Some(queue) => Tap {
                 queue,
                 process: None,
+                listeners: Vec::new(),
             },
             None => return Ok(0),
         },
         None => options.place()?.tap(&inside)?,
     };
+    let wanted = match &session {
+        // That switch has its own.
+        Some(_) => None,
+        None => control::wished("slirp4netns", named_by_parent().as_deref(), by)?,
+    };
+    let control = wanted.map(|w| w.bind()).transpose()?;
     let api = options.api_socket.as_deref().map(api::bind).transpose()?;
     let reach = Reach {
         process: None,
         socket: options.api_socket.clone(),
+        control: control.as_ref().map(|c| c.socket.path().to_owned()),
         daemon: session.as_ref().map(|s| s.socket().to_owned()),
         // Those of a container at the user's switch are that one's.
-        ports: api.is_some() && session.is_none(),
+        ports: (api.is_some() || control.is_some()) && session.is_none(),
     };
     // All of it is the serving process's alone: who holds a descriptor too would keep its end from being seen.
     drop(ends);
@@ -133,7 +151,7 @@ fn run(options: &Options) -> Result<u8, SlirpError> {
         let other = exit.or(process.map(Other::Process));
         let ended = match session {
             Some(session) => attached(options, ready, &ends, other, api, &session, &tap.queue)?,
-            None => alone(options, ready, &ends, other, api, tap.queue)?,
+            None => alone(options, ready, &ends, other, api, tap.queue, control)?,
         };
         tracing::info!(?ended, "ending");
         Ok(())
@@ -145,7 +163,10 @@ fn run(options: &Options) -> Result<u8, SlirpError> {
         }
         return served.map(|()| 0);
     }
-    let left = isolate::leave(&reach);
+    let left = match &reach.control {
+        Some(_) => Left::stays(&reach),
+        None => isolate::leave(&reach),
+    };
     left.tell("--enable-sandbox");
     let told = || match serve() {
         Ok(()) => 0,
@@ -233,9 +254,10 @@ fn alone(
     other: Option<Other<'_>>,
     api: Option<UnixListener>,
     queue: OwnedFd,
+    control: Option<Control>,
 ) -> Result<Ended, SlirpError> {
     let taps = BTreeMap::from([(network::PORT.to_owned(), queue)]);
-    let single = Single::start(network::topology(o), &taps)?;
+    let mut single = Single::start(network::topology(o), &taps, control)?;
     drop(taps);
     answer(api, Publisher::Own(single.plane().clone()), o)?;
     tell(ready);

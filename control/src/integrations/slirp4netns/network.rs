@@ -7,6 +7,7 @@ use crate::model::{
     Advertise, AdvertisedPrefix, Dhcp, Dns, Gateway, HostUplink, Network, Port, PortKind, Range,
     Topology,
 };
+use crate::netns;
 use crate::plane::{Begin, Given};
 use crate::units::{Cidr, Mac};
 use std::net::{IpAddr, Ipv6Addr};
@@ -43,6 +44,7 @@ pub(super) fn inside(o: &Options) -> Inside {
         name: o.tap.clone(),
         apart: o.exit_fd.is_none(),
         loopback: false,
+        listen: Vec::new(),
         setup: o.configure.then(|| Configured {
             mtu: o.mtu,
             mac: o.macaddress.as_ref().map(|m| m.0),
@@ -60,6 +62,8 @@ pub(super) fn begin(o: &Options, wish: &Wish) -> Begin {
     let own: IpAddr = o.cidr.host(CONTAINER).into();
     let mut begin = wish.begin("slirp4netns", wish.name(pid, path), o.mtu);
     begin.netns = pid.map(|p| format!("pid:{p}"));
+    let spec = begin.netns.as_deref().or(path);
+    begin.namespace = spec.and_then(|s| netns::identity(&netns::path_of(s)));
     begin.mac = o.macaddress.clone();
     begin.families = (true, o.enable_ipv6);
     if o.configure {

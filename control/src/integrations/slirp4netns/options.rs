@@ -91,11 +91,11 @@ pub(super) struct Options {
     /// Give up system calls that aren't needed once it runs.
     #[arg(long)]
     pub(super) enable_seccomp: bool,
-    /// Source address outside.
-    #[arg(long, value_name = "IPv4")]
+    /// Source address outside, or interface of the host that all leaves by.
+    #[arg(long, value_name = "IPv4|INTERFACE")]
     pub(super) outbound_addr: Option<Outbound<Ipv4Addr>>,
-    /// Source address outside, for IPv6.
-    #[arg(long, value_name = "IPv6")]
+    /// The same for IPv6.
+    #[arg(long, value_name = "IPv6|INTERFACE")]
     pub(super) outbound_addr6: Option<Outbound<Ipv6Addr>>,
     /// Serve no DNS at 10.0.2.3.
     #[arg(long)]
@@ -163,7 +163,8 @@ impl<A: FromStr> FromStr for Outbound<A> {
         match nix::net::if_::if_nametoindex(text) {
             Ok(_) => Ok(Outbound::Interface(text.to_owned())),
             Err(_) => {
-                Err("it is neither an address of this family nor an interface of the host".into())
+                let lacks = "it is neither an address of this family nor an interface of the host";
+                Err(format!("{lacks}; `ip address` shows those it has"))
             }
         }
     }

@@ -28,12 +28,14 @@ mod output;
 pub mod segment;
 #[cfg(test)]
 mod tests;
+mod trickle;
 
 pub(crate) use host::Host;
 use segment::{ACK, FIN, Header, PSH, RST, SYN, Says, Segment};
 use std::io::{self, ErrorKind, IoSliceMut};
 use std::net::SocketAddr;
 use std::time::Duration;
+pub(crate) use trickle::PAUSE;
 use vswitch_core::clock::Nanos;
 use vswitch_core::frame::Frame;
 
@@ -153,6 +155,7 @@ pub struct Mirror {
     fin: Option<u32>,
     /// There has been urgent data: a peek that finds less than it asked for may have ended there only.
     urgent: bool,
+    trickle: trickle::Trickle,
     /// Round trip: smoothed, its variation, and what is being timed.
     srtt: Option<Duration>,
     rttvar: Duration,
@@ -206,6 +209,7 @@ impl Mirror {
             eof: false,
             fin: None,
             urgent: false,
+            trickle: trickle::Trickle::default(),
             srtt: None,
             rttvar: Duration::ZERO,
             timed: None,
@@ -379,6 +383,7 @@ impl Mirror {
         let len = parts[0].len() + parts[1].len();
         let mut taken = 0;
         if len > 0 {
+            self.trickle.end();
             let parts = if parts[0].is_empty() {
                 [parts[1], &[]]
             } else {

@@ -20,7 +20,13 @@ impl Mirror {
         out: &mut Vec<Frame>,
         budget: usize,
     ) -> (Fate, bool) {
+        let known = self.max;
         let sent = self.send(now, io, out, budget);
+        if self.hung_up || self.urgent || self.eof {
+            self.trickle.end();
+        } else if self.phase == Phase::Open {
+            self.trickle.received(now, self.max.wrapping_sub(known));
+        }
         let Ok(more) = sent else {
             return (self.reset(io, out), false);
         };

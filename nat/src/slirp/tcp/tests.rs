@@ -16,7 +16,7 @@ const THEIRS: u32 = 0xffff_fff0;
 pub(super) struct Fake {
     took: Vec<u8>,
     /// Bytes it takes before it is full.
-    free: usize,
+    pub(super) free: usize,
     pub(super) queue: VecDeque<u8>,
     offset: usize,
     pub(super) ended: bool,
@@ -103,7 +103,7 @@ fn ends() -> (SocketAddr, SocketAddr) {
 }
 
 /// What the container's end sends, as a frame.
-fn segment(seq: u32, ack: u32, flags: u8, window: u16, payload: &[u8]) -> Frame {
+pub(super) fn segment(seq: u32, ack: u32, flags: u8, window: u16, payload: &[u8]) -> Frame {
     let (inside, outside) = ends();
     let h = Header {
         from: inside,
@@ -129,18 +129,18 @@ fn segment(seq: u32, ack: u32, flags: u8, window: u16, payload: &[u8]) -> Frame 
     made.unwrap().unwrap()
 }
 
-struct Rig {
-    m: Mirror,
-    io: Fake,
+pub(super) struct Rig {
+    pub(super) m: Mirror,
+    pub(super) io: Fake,
     out: Vec<Frame>,
-    now: Nanos,
+    pub(super) now: Nanos,
     fate: Fate,
     /// Whether frames may be kept.
     room: bool,
 }
 
 /// What the mirror sent: sequence number, acknowledgement, flags, window, payload.
-type Sent = (u32, u32, u8, u16, Vec<u8>);
+pub(super) type Sent = (u32, u32, u8, u16, Vec<u8>);
 
 impl Rig {
     fn new() -> Rig {
@@ -160,7 +160,7 @@ impl Rig {
     }
 
     /// One whose handshake is over.
-    fn open() -> Rig {
+    pub(super) fn open() -> Rig {
         let mut r = Rig::new();
         r.m.connected(r.now);
         let sent = r.flush();
@@ -176,7 +176,7 @@ impl Rig {
         r
     }
 
-    fn input(&mut self, frame: &Frame) {
+    pub(super) fn input(&mut self, frame: &Frame) {
         let mut frame = frame.duplicate();
         let meta = parse(frame.head(), frame.len()).unwrap();
         let s = Segment::read(&frame, &meta).unwrap();
@@ -194,7 +194,7 @@ impl Rig {
         }
     }
 
-    fn flush(&mut self) -> Vec<Sent> {
+    pub(super) fn flush(&mut self) -> Vec<Sent> {
         if self.fate == Fate::Lives {
             self.fate = self
                 .m
@@ -209,7 +209,14 @@ impl Rig {
         sent.collect()
     }
 
-    fn give(&mut self, seq: u32, ack: u32, flags: u8, window: u16, payload: &[u8]) -> Vec<Sent> {
+    pub(super) fn give(
+        &mut self,
+        seq: u32,
+        ack: u32,
+        flags: u8,
+        window: u16,
+        payload: &[u8],
+    ) -> Vec<Sent> {
         self.input(&segment(seq, ack, flags, window, payload));
         self.flush()
     }
@@ -224,8 +231,8 @@ impl Rig {
     }
 }
 
-const SEQ: u32 = THEIRS + 1;
-const OURS: u32 = ISS + 1;
+pub(super) const SEQ: u32 = THEIRS + 1;
+pub(super) const OURS: u32 = ISS + 1;
 
 #[test]
 fn nothing_is_answered_before_the_host_has_connected() {

@@ -240,6 +240,53 @@ fn datagrams_are_answered_from_where_they_were_sent_to() {
     d.assert_ledger();
 }
 
+/// Two clients in turn send bursts of many sizes to `$1` `$2`, and have them back, each its own and in order; a busy machine may lose some.
+const BURSTS: &str = r#"
+import os, socket, sys
+to = (sys.argv[1], int(sys.argv[2]))
+both = [socket.socket(socket.AF_INET6 if ":" in to[0] else socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2)]
+for s in both:
+    s.settimeout(2)
+sizes = [1200] * 6 + [0, 700, 700, 699, 1, 1400, 1400] + [64] * 20 + [5000]
+whole = 0
+for turn in range(20):
+    sent = ([], [])
+    # In turn, and then one behind the other.
+    order = [i % 2 for i in range(2 * len(sizes))] if turn % 2 else [0] * len(sizes) + [1] * len(sizes)
+    for i in order:
+        b = os.urandom(sizes[len(sent[i])])
+        sent[i].append(b)
+        both[i].sendto(b, to)
+    for s, wanted in zip(both, sent):
+        got = []
+        try:
+            for _ in wanted:
+                got.append(s.recv(65536))
+        except TimeoutError:
+            pass
+        left = iter(wanted)
+        if not all(b in left for b in got):
+            sys.exit(f"turn {turn}: {[len(b) for b in got]}")
+        whole += got == wanted
+print("whole" if whole >= 10 else f"{whole} bursts of 40")
+"#;
+
+#[test]
+fn bursts_of_several_clients_stay_whole() {
+    let lab = tap_lab!("pub-bursts");
+    let Site { d, a, outside } = site(&lab, "1500");
+    let _datagrams = serve(&a, "datagrams", "7100");
+    let to = "192.0.2.10:7100,[2001:db8:1::10]:7100";
+    let add = ["publish", "add", "udp", "--ports", "9100", "--to", to];
+    d.ctl(&[&add[..], &["--protocol", "udp"]].concat());
+    for host in HOST {
+        let bursts = ["/usr/bin/python3", "-c", BURSTS, host, "9100"];
+        assert_eq!(outside.ok(&bursts).trim(), "whole", "{host}");
+    }
+    assert_eq!(shown(&d, "udp")["accepted"], 4);
+    d.assert_ledger();
+}
+
 #[test]
 fn a_client_of_the_containers_own_prefix_is_answered() {
     let lab = tap_lab!("pub-near");

@@ -262,6 +262,7 @@ impl World {
             19 if x.below(8) == 0 => self.host.end(),
             20 | 21 => self.host.drain(x.size() as usize * 4),
             22 | 23 => self.events(),
+            24 if what >> 5 == 7 => self.trickle(),
             24 => self.now = self.now.after(Duration::from_millis(x.size().into())),
             25 => {
                 self.expire();
@@ -330,8 +331,23 @@ impl World {
         self.look();
     }
 
-    /// The host's socket tells what has happened.
+    /// The peer sends little at a time, and the container listens.
+    fn trickle(&mut self) {
+        for _ in 0..40 {
+            self.host.give(10, false);
+            self.events();
+            self.deliver_all();
+        }
+    }
+
+    /// The host's socket tells what has happened. One that trickles isn't heard but looked at.
     fn events(&mut self) {
+        let told = self.host.events;
+        let deaf = self.m.trickles();
+        if deaf {
+            (self.host.events.readable, self.host.events.closed) = (false, false);
+            self.m.look();
+        }
         let Events {
             readable,
             writable,
@@ -339,6 +355,9 @@ impl World {
             urgent,
             error,
         } = std::mem::take(&mut self.host.events);
+        if deaf {
+            (self.host.events.readable, self.host.events.closed) = (told.readable, told.closed);
+        }
         if self.fate == Fate::Ends {
             return;
         }
