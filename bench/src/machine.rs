@@ -173,6 +173,35 @@ fn number(path: &str, field: &str) -> anyhow::Result<u64> {
     value.with_context(|| format!("no {field} in {path}"))
 }
 
+/// Processes, and those that they have started.
+pub(crate) fn with_children(pids: &[i32]) -> Vec<i32> {
+    let mut all = pids.to_vec();
+    let mut at = 0;
+    while let Some(pid) = all.get(at) {
+        let path = format!("/proc/{pid}/task/{pid}/children");
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        all.extend(
+            text.split_whitespace()
+                .filter_map(|n| n.parse::<i32>().ok()),
+        );
+        at += 1;
+    }
+    all
+}
+
+/// Memory of a process and those that it has started, KiB. Of all but the largest only what is nobody else's counts: the rest is shared.
+pub(crate) fn resident(pid: i32) -> anyhow::Result<u64> {
+    let mut sizes = Vec::new();
+    for pid in with_children(&[pid]) {
+        let of = |field| number(&format!("/proc/{pid}/smaps_rollup"), field);
+        let private = of("Private_Clean")? + of("Private_Dirty")?;
+        sizes.push((status(pid, "VmRSS")?, private));
+    }
+    sizes.sort_unstable();
+    let largest = sizes.pop().map_or(0, |(rss, _)| rss);
+    Ok(largest + sizes.iter().map(|(_, private)| private).sum::<u64>())
+}
+
 /// How often the threads of processes have gone to sleep.
 pub(crate) fn sleeps(pids: &[i32]) -> anyhow::Result<u64> {
     let mut sum = 0;
@@ -224,6 +253,8 @@ mod tests {
     fn proc_tells_of_this_process() {
         let pid = std::process::id() as i32;
         assert!(status(pid, "VmRSS").unwrap() > 0);
+        assert!(resident(pid).unwrap() > 0);
+        assert_eq!(with_children(&[pid]).first(), Some(&pid));
         assert!(sleeps(&[pid]).is_ok());
         assert!(status(pid, "NoSuchField").is_err());
         assert!(cpu_seconds(&[pid]) >= 0.0);

@@ -189,15 +189,15 @@ impl Workload {
     /// All beds at once, since nothing happens on any.
     pub(crate) fn idle(self, beds: &[&Bed], times: Times) -> Vec<anyhow::Result<Sample>> {
         machine::rest(SETTLE);
-        let before: Vec<_> = beds.iter().map(|b| machine::sleeps(&b.switch)).collect();
+        let before: Vec<_> = beds.iter().map(|b| machine::sleeps(&b.all())).collect();
         let start = Instant::now();
         machine::rest(Duration::from_secs_f64(times.idle_seconds));
         let of = |(bed, before): (&&Bed, anyhow::Result<u64>)| {
-            let wakes = machine::sleeps(&bed.switch)? - before?;
+            let wakes = machine::sleeps(&bed.all())? - before?;
             let wakes = wakes as f64 / start.elapsed().as_secs_f64();
             let mut rss = 0;
             for pid in &bed.switch {
-                rss += machine::status(*pid, "VmRSS")?;
+                rss += machine::resident(*pid)?;
             }
             Ok(vec![
                 self.figure("resident", "MiB", Better::Lower, rss as f64 / 1024.0),
@@ -210,7 +210,7 @@ impl Workload {
 
     fn tcp(self, bed: &Bed, times: Times, streams: usize) -> anyhow::Result<Vec<Figure>> {
         let is_small = matches!(self, Workload::TcpSmall | Workload::TcpTrickle);
-        let cpu = machine::cpu_seconds(&bed.switch);
+        let cpu = machine::cpu_seconds(&bed.all());
         let run = Run {
             streams,
             down: is_small || matches!(self, Workload::Tcp1Down | Workload::Tcp8Down),
@@ -230,7 +230,7 @@ impl Workload {
             let sourced = run.client("tcp-source")?;
             (sourced, parse(&sink.finish(LIMIT))?)
         };
-        let cpu = machine::cpu_seconds(&bed.switch) - cpu;
+        let cpu = machine::cpu_seconds(&bed.all()) - cpu;
         ensure!(received.bytes > 0, "nothing arrived");
         let gigabytes = received.total_bytes as f64 / 1e9;
         let rate = received.bytes as f64 * 8.0 / 1e9 / received.seconds;
@@ -247,7 +247,7 @@ impl Workload {
     }
 
     fn udp(self, bed: &Bed, times: Times, size: usize) -> anyhow::Result<Vec<Figure>> {
-        let cpu = machine::cpu_seconds(&bed.switch);
+        let cpu = machine::cpu_seconds(&bed.all());
         let run = Run {
             size,
             ..Run::new(bed, self.ends(bed)?, times)
@@ -255,7 +255,7 @@ impl Workload {
         let sink = run.server("udp-sink")?;
         let flood: Flood = run.client("udp-flood")?;
         let got: Delivered = parse(&sink.finish(LIMIT))?;
-        let cpu = machine::cpu_seconds(&bed.switch) - cpu;
+        let cpu = machine::cpu_seconds(&bed.all()) - cpu;
         ensure!(got.datagrams > 0 && flood.sent > 0, "nothing arrived");
         let lost = 1.0 - (got.total as f64 / flood.sent as f64).min(1.0);
         let mut figures = vec![

@@ -6,6 +6,7 @@
 use crate::api::Shared;
 use crate::events::{Bus, Intake};
 use crate::handover;
+use crate::integrations::sandbox;
 use crate::model::Topology;
 use crate::plane::{Plane, Watch};
 use crate::server::{self, ServerError, Socket};
@@ -13,7 +14,7 @@ use crate::state::{StateError, StateFile, StateLock};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -44,6 +45,8 @@ pub struct Options {
     pub shared: bool,
     /// Whether the kernel is to carry what the switch has approved.
     pub accelerate: bool,
+    /// Whether what it needn't have is given up: privileges, files, system calls, and with them containers' namespaces.
+    pub sandbox: bool,
     /// How long a worker looks for more work before it sleeps.
     pub spin: Duration,
     /// Where state is kept; none keeps none.
@@ -62,6 +65,7 @@ impl Default for Options {
             workers: 1,
             shared: false,
             accelerate: false,
+            sandbox: false,
             spin: Duration::ZERO,
             state: None,
             topology: None,
@@ -79,6 +83,9 @@ pub enum StartError {
     /// The state.
     #[error(transparent)]
     State(#[from] StateError),
+    /// What isn't needed can't be given up.
+    #[error("--sandbox: {0}; run it without")]
+    Sandbox(String),
     /// The topology.
     #[error(transparent)]
     Refused(#[from] crate::refusal::Refusal),
@@ -90,6 +97,12 @@ pub enum StartError {
         /// Why not.
         source: io::Error,
     },
+}
+
+/// The directory that a file is in.
+fn directory(file: &Path) -> PathBuf {
+    let dir = file.parent().filter(|d| !d.as_os_str().is_empty());
+    dir.unwrap_or(Path::new(".")).to_owned()
 }
 
 /// A running switch.
@@ -123,6 +136,8 @@ impl Daemon {
             None => None,
         };
         let metrics = options.metrics.map(server::bind_metrics).transpose()?;
+        let written = [options.socket.as_deref(), options.state.as_deref()];
+        let written: Vec<_> = written.into_iter().flatten().map(directory).collect();
         let state = options.state.map(StateFile);
         let lock = state.as_ref().map(StateFile::claim).transpose()?.flatten();
         let (saved, fresh) = match (options.topology, &state) {
@@ -130,6 +145,10 @@ impl Daemon {
             (None, Some(file)) => (file.load()?, false),
             (None, None) => (Topology::default(), true),
         };
+        if options.sandbox {
+            // Before there are threads, which inherit it.
+            sandbox::enter_daemon(&written).map_err(|e| StartError::Sandbox(e.to_string()))?;
+        }
         let (intake, sink) = Intake::new();
         let config = WorkerConfig {
             workers: options.workers,
@@ -187,6 +206,9 @@ impl Daemon {
             act: "the control thread",
             source,
         })?;
+        if options.sandbox {
+            sandbox::confine_daemon().map_err(|e| StartError::Sandbox(e.to_string()))?;
+        }
         Ok(Daemon {
             plane,
             stop: Some(stop),

@@ -83,6 +83,10 @@ struct Run {
     /// Write a line to this file descriptor once ready, and close it.
     #[arg(long, value_name = "FD")]
     ready_fd: Option<i32>,
+    /// Give up what isn't needed where containers come by slirp4netns or pasta (VSWITCH_ATTACH) and ports are of kind fd, stream or dgram:
+    /// capabilities, files but for the directories of socket and state, system calls, and containers' namespaces.
+    #[arg(long, conflicts_with = "accelerate")]
+    sandbox: bool,
     /// Control socket [default: /run/vswitch/vswitch.sock for root, below XDG_RUNTIME_DIR for others].
     #[arg(long, env = "VSWITCH_SOCKET", value_name = "PATH")]
     socket: Option<PathBuf>,
@@ -201,6 +205,7 @@ fn options(run: &Run, config: Config) -> anyhow::Result<Options> {
         workers: fixed.unwrap_or_else(default_workers),
         shared: fixed.is_none(),
         accelerate: run.accelerate.or(config.accelerate) == Some(Accelerate::Ebpf),
+        sandbox: run.sandbox,
         spin: Duration::from_micros(config.spin_us.unwrap_or(SPIN_US).into()),
         state: keeps.then(|| state.unwrap_or_else(default_state)),
         topology,

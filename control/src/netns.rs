@@ -7,6 +7,7 @@ use nix::sched::{CloneFlags, setns};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What went wrong.
 #[derive(Debug, thiserror::Error)]
@@ -27,14 +28,38 @@ pub enum NetnsError {
         /// Why not.
         source: io::Error,
     },
+    /// None can.
+    #[error("entering network namespace {}: that was given up with --sandbox", .0.display())]
+    GivenUp(PathBuf),
+}
+
+/// Whether this process enters no namespaces any more.
+static GIVEN_UP: AtomicBool = AtomicBool::new(false);
+
+/// From now on no namespace is entered, nor opened.
+pub(crate) fn give_up() {
+    GIVEN_UP.store(true, Ordering::Relaxed);
+}
+
+/// Opens a namespace.
+pub(crate) fn open(spec: &str) -> Result<File, NetnsError> {
+    let path = path_of(spec);
+    if GIVEN_UP.load(Ordering::Relaxed) {
+        return Err(NetnsError::GivenUp(path));
+    }
+    File::open(&path).map_err(|source| NetnsError::Open { path, source })
 }
 
 impl NetnsError {
     /// Whether it is there, but not for us.
     #[must_use]
     pub fn is_forbidden(&self) -> bool {
-        let (NetnsError::Open { source, .. } | NetnsError::Enter { source, .. }) = self;
-        source.kind() == io::ErrorKind::PermissionDenied
+        match self {
+            NetnsError::Open { source, .. } | NetnsError::Enter { source, .. } => {
+                source.kind() == io::ErrorKind::PermissionDenied
+            }
+            NetnsError::GivenUp(_) => true,
+        }
     }
 }
 
@@ -67,10 +92,7 @@ pub fn identity(path: &Path) -> Option<(u64, u64)> {
 /// Runs `f` on a thread inside the namespace.
 pub fn within<T: Send>(spec: &str, f: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
     let path = path_of(spec);
-    let ns = File::open(&path).map_err(|source| NetnsError::Open {
-        path: path.clone(),
-        source,
-    })?;
+    let ns = open(spec)?;
     let enter = |source: io::Error| NetnsError::Enter {
         path: path.clone(),
         source,

@@ -2,7 +2,7 @@
 
 use crate::interface::{self, Veth};
 use crate::model::{self, Port, PortKind};
-use crate::netns;
+use crate::netns::{self, NetnsError};
 use crate::refusal::{Kind, Refusal};
 use nix::errno::Errno;
 use std::os::fd::{AsFd, OwnedFd};
@@ -13,6 +13,7 @@ use vswitch_core::frame::Offloads;
 use vswitch_core::port::PortIo;
 use vswitch_core::port::dgram::Dgram;
 use vswitch_core::port::packet::{Fanout, PacketOptions, PacketPort, Receive};
+use vswitch_core::port::seqpacket::Seqpacket;
 use vswitch_core::port::stream::Stream;
 use vswitch_core::port::tap::Tap;
 use vswitch_core::port::unix::{Address, UnixError};
@@ -102,6 +103,15 @@ fn handed_tap(name: &str, handed: Option<&OwnedFd>) -> Result<Opened, Refusal> {
     let fd = fd
         .try_clone()
         .map_err(|e| refused(name, e, "raise the limit of open files"))?;
+    if Seqpacket::is(&fd) {
+        return Ok(Opened {
+            device: "seqpacket".to_owned(),
+            queues: vec![Box::new(Seqpacket::new(fd))],
+            process: None,
+            veth: None,
+            fast: None,
+        });
+    }
     let tap = Tap::new(fd, Offloads::ALL).map_err(|e| {
         let remedy = "hand over a queue of a TAP device";
         refused(name, e, remedy)
@@ -234,16 +244,25 @@ const NO_NETNS: &str = "name a namespace that exists (path, name under /run/netn
 
 const NOT_OURS: &str = "run the daemon as who owns that namespace, in the user namespace of its processes, or with CAP_SYS_ADMIN";
 
+const GIVEN_UP: &str = "have slirp4netns or pasta hand the container over (VSWITCH_ATTACH), or run vswitchd without --sandbox";
+
 /// Runs `f` where the container's end of the port is.
 fn inside<T: Send>(name: &str, port: &Port, f: impl FnOnce() -> T + Send) -> Result<T, Refusal> {
     match &port.netns {
         None => Ok(f()),
-        Some(spec) => netns::within(spec, f).map_err(|e| {
-            let forbidden_one = e.is_forbidden();
-            let remedy = if forbidden_one { NOT_OURS } else { NO_NETNS };
-            forbidden(refused(name, e, remedy), forbidden_one)
-        }),
+        Some(spec) => netns::within(spec, f).map_err(|e| no_namespace(name, &e)),
     }
+}
+
+/// What a person is told of a namespace that can't be entered.
+fn no_namespace(name: &str, e: &NetnsError) -> Refusal {
+    let forbidden_one = e.is_forbidden();
+    let remedy = match e {
+        NetnsError::GivenUp(_) => GIVEN_UP,
+        _ if forbidden_one => NOT_OURS,
+        _ => NO_NETNS,
+    };
+    forbidden(refused(name, e, remedy), forbidden_one)
 }
 
 /// Configures the container's interface; one in our own namespace without addresses is left to its user.
@@ -331,9 +350,8 @@ pub(crate) fn clear_left_behind(name: &str, port: &Port) {
 
 fn open_veth(name: &str, port: &Port, workers: &Workers) -> Result<Opened, Refusal> {
     let process = process(name, port)?;
-    let path = netns::path_of(port.netns.as_deref().unwrap_or("/proc/self/ns/net"));
-    let ns = std::fs::File::open(&path)
-        .map_err(|e| refused(name, format!("{}: {e}", path.display()), NO_NETNS))?;
+    let spec = port.netns.as_deref().unwrap_or("/proc/self/ns/net");
+    let ns = netns::open(spec).map_err(|e| no_namespace(name, &e))?;
     let near = near_end(name);
     let far = port.device_name(name);
     let veth = Veth::new(&near, far, ns.as_fd(), port.mtu).map_err(|e| {

@@ -332,6 +332,11 @@ impl Bed {
         }
     }
 
+    /// The processes of the switch, and those that they have started.
+    pub(crate) fn all(&self) -> Vec<i32> {
+        crate::machine::with_children(&self.switch)
+    }
+
     /// What its processes have printed.
     fn said(&self) -> String {
         let outputs = self.processes.iter().map(Background::output);

@@ -97,30 +97,44 @@ impl Follower {
             | AddWatchFlags::IN_ONLYDIR;
         let inotify = &self.watcher.get_ref().0;
         let mut watched: BTreeMap<WatchDescriptor, Vec<OsString>> = BTreeMap::new();
-        let mut at = self.path.clone();
-        for _ in 0..LINKS {
-            let Some((directory, name)) = nearest(&at) else {
-                break;
-            };
+        walk(&self.path, |directory, name| {
             // One that may not be watched is found by who looks now and then.
             if let Ok(wd) = inotify.add_watch(&directory, flags) {
                 watched.entry(wd).or_default().push(name);
             }
-            let Ok(target) = std::fs::read_link(&at) else {
-                break;
-            };
-            // Relative to where the link is, by whatever way that was reached.
-            at = match at.parent() {
-                Some(parent) => normal(&parent.join(target)),
-                None => target,
-            };
-        }
+        });
         for gone in self.watched.keys().filter(|wd| !watched.contains_key(wd)) {
             // It may have gone by itself.
             let _ = inotify.rm_watch(*gone);
         }
         self.watched = watched;
     }
+}
+
+/// Goes the way to a file, by the symbolic links on it. Each directory is told, with the name in it that leads on, before that is looked at.
+fn walk(path: &Path, mut told: impl FnMut(PathBuf, OsString)) {
+    let mut at = path.to_owned();
+    for _ in 0..LINKS {
+        let Some((directory, name)) = nearest(&at) else {
+            return;
+        };
+        told(directory, name);
+        let Ok(target) = std::fs::read_link(&at) else {
+            return;
+        };
+        // Relative to where the link is, by whatever way that was reached.
+        at = match at.parent() {
+            Some(parent) => normal(&parent.join(target)),
+            None => target,
+        };
+    }
+}
+
+/// The directories on the way to a file.
+pub(super) fn directories(path: &Path) -> Vec<PathBuf> {
+    let mut all = Vec::new();
+    walk(path, |directory, _| all.push(directory));
+    all
 }
 
 /// The nearest directory above a path that is there, and the name in it that leads on.

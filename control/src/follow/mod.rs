@@ -15,7 +15,7 @@ pub(crate) use network::Changes;
 use crate::api::{Shared, lock};
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Where the host's resolvers are named.
@@ -33,6 +33,11 @@ pub(crate) fn resolv_conf() -> io::Result<String> {
         .read_to_end(&mut bytes)?;
     // A comment may be in any encoding.
     Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The directories that the list of resolvers is in, and the symbolic links that lead to it.
+pub(crate) fn resolver_directories() -> Vec<PathBuf> {
+    file::directories(Path::new(RESOLV_CONF))
 }
 
 /// Follows the host's network until it can't be followed.

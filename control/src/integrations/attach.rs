@@ -169,12 +169,14 @@ impl Wish {
     fn socket(&self) -> PathBuf {
         let given = self.socket.clone();
         let given = given.or_else(|| std::env::var_os("VSWITCH_SOCKET").map(PathBuf::from));
-        given.unwrap_or_else(|| {
+        let socket = given.unwrap_or_else(|| {
             let run = std::env::var_os("XDG_RUNTIME_DIR").filter(|d| !d.is_empty());
             let own = run.map(|d| PathBuf::from(d).join("vswitch.sock"));
             own.filter(|p| p.exists())
                 .unwrap_or_else(config::default_socket)
-        })
+        });
+        // It is looked for from another directory later.
+        std::path::absolute(&socket).unwrap_or(socket)
     }
 
     /// What the port is called: as asked for, as who has started this names the container, or by its process.
@@ -296,6 +298,11 @@ impl Session {
                 Err(e) => return Err(e),
             }
         }
+    }
+
+    /// The daemon's control socket.
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {

@@ -2,9 +2,15 @@
 //!
 //! # Theory of operation
 //!
-//! [`enter`] is for before there are threads, which inherit it: no program is run with more rights (no_new_privs), no capability
-//! is kept but the one for ports below 1024, and of the file system only the places are left where resolvers are named, and the random
-//! source; where ports are followed, /proc too, in which Landlock closes what belongs to other processes. Kernels without Landlock do without.
+//! [`enter`] is for before there are threads, which inherit it, and for after namespaces were left ([`super::isolate`]): no program is run
+//! with more rights (no_new_privs), no capability is kept but by who has that for ports below 1024 and may publish ports, and of the file
+//! system only the places are left where resolvers are named, and the random source; where ports are followed, /proc too, in which Landlock
+//! closes what belongs to other processes. Kernels without Landlock do without.
+//!
+//! [`enter_daemon`] is the same for `vswitchd` where that is asked for. It keeps its namespaces: in a user namespace of its own neither
+//! containers' namespaces would be its to enter nor the users on its control socket be known, in a PID namespace containers' processes would
+//! have no numbers. Landlock closes other processes' namespaces to it, too, so containers come to it by hand-over only, and attaching them by
+//! process or path is refused.
 //!
 //! [`confine_calls`] is for when all threads run: a list of system calls that are made, found by tracing and by what the standard library
 //! may fall back to. Others fail with EPERM, and sockets are of the families that are used.
@@ -14,6 +20,7 @@ use landlock::{
     ABI, Access, AccessFs, BitFlags, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreated,
     RulesetCreatedAttr, Scope,
 };
+use nix::sched::{CloneFlags, unshare};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule,
@@ -21,12 +28,13 @@ use seccompiler::{
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use vswitch_core::sys::userns;
 
 /// Rights that are taken away, as far as the kernel knows them.
 const FILES: ABI = ABI::V5;
 const SCOPES: ABI = ABI::V6;
 /// Where lists of resolvers are.
-const RESOLVERS: [&str; 5] = [
+pub(super) const RESOLVERS: [&str; 5] = [
     "/etc",
     "/run/systemd/resolve",
     "/run/resolvconf",
@@ -52,26 +60,60 @@ pub(crate) enum SandboxError {
 }
 
 /// What is still needed of the file system.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Reach<'a> {
-    /// What a process of the container listens on is looked up.
-    pub(crate) process: bool,
-    /// Unix sockets that will be bound, or are, and are removed in the end.
-    pub(crate) sockets: [Option<&'a Path>; 2],
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Reach {
+    /// What this process of the container listens on is looked up.
+    pub(crate) process: Option<i32>,
+    /// A unix socket that is bound, and removed in the end.
+    pub(crate) socket: Option<PathBuf>,
+    /// The same of a control socket, which is this process's to remove.
+    pub(crate) control: Option<PathBuf>,
+    /// The socket of a daemon that may be connected to anew.
+    pub(crate) daemon: Option<PathBuf>,
+    /// Ports of the host may be published.
+    pub(crate) ports: bool,
 }
 
-/// Gives up files and privileges, for this thread and those that it starts.
-pub(crate) fn enter(reach: &Reach<'_>) -> Result<(), SandboxError> {
+impl Reach {
+    /// Whether the capability for ports below 1024 is kept: it is had, it counts, and there is a use for it.
+    pub(super) fn keeps_bind(&self) -> bool {
+        let has = || caps::has_cap(None, CapSet::Effective, Capability::CAP_NET_BIND_SERVICE);
+        self.ports && has().unwrap_or(false) && userns::rules_own_network().unwrap_or(true)
+    }
+}
+
+/// Gives up files and privileges, for this thread and those that it starts; `bind`: but for that of ports below 1024.
+pub(super) fn enter(reach: &Reach, bind: bool) -> Result<(), SandboxError> {
+    give_up_privileges(bind)?;
+    give_up_files(reach, &[]).map_err(|e| SandboxError::Files(e.to_string()))
+}
+
+/// The same for a daemon, which keeps directories to write to.
+pub(crate) fn enter_daemon(kept: &[PathBuf]) -> Result<(), SandboxError> {
+    let reach = Reach {
+        ports: true,
+        // The sockets of any.
+        process: Some(1),
+        ..Reach::default()
+    };
+    let bind = reach.keeps_bind();
+    // By who may leave them.
+    let _ = unshare(CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS);
+    crate::netns::give_up();
+    give_up_privileges(bind)?;
+    give_up_files(&reach, kept).map_err(|e| SandboxError::Files(e.to_string()))
+}
+
+/// Gives up what is beyond an ordinary user, but for the ports where `bind`.
+pub(super) fn give_up_privileges(bind: bool) -> Result<(), SandboxError> {
     nix::sys::prctl::set_no_new_privs().map_err(|e| SandboxError::Privileges(e.into()))?;
-    give_up_capabilities().map_err(|e| SandboxError::Capabilities(e.to_string()))?;
-    give_up_files(reach).map_err(|e| SandboxError::Files(e.to_string()))
+    give_up_capabilities(bind).map_err(|e| SandboxError::Capabilities(e.to_string()))
 }
 
-fn give_up_capabilities() -> Result<(), caps::errors::CapsError> {
+fn give_up_capabilities(keeps: bool) -> Result<(), caps::errors::CapsError> {
     let bind = Capability::CAP_NET_BIND_SERVICE;
-    let keeps = caps::has_cap(None, CapSet::Effective, bind)?;
     for cap in caps::runtime::thread_all_supported() {
-        if cap != bind && caps::has_cap(None, CapSet::Bounding, cap)? {
+        if !(keeps && cap == bind) && caps::has_cap(None, CapSet::Bounding, cap)? {
             // Who may not has none to lose, and by no_new_privs gains none.
             let _ = caps::drop(None, CapSet::Bounding, cap);
         }
@@ -95,7 +137,7 @@ fn allow(
     }
 }
 
-fn give_up_files(reach: &Reach<'_>) -> Result<(), landlock::RulesetError> {
+fn give_up_files(reach: &Reach, kept: &[PathBuf]) -> Result<(), landlock::RulesetError> {
     let mut rules = Ruleset::default()
         .handle_access(AccessFs::from_all(FILES))?
         .scope(Scope::from_all(SCOPES))?
@@ -105,7 +147,7 @@ fn give_up_files(reach: &Reach<'_>) -> Result<(), landlock::RulesetError> {
     // Where the list is now, behind symbolic links.
     let list = std::fs::canonicalize(crate::follow::RESOLV_CONF).ok();
     places.extend(list.and_then(|l| l.parent().map(Path::to_owned)));
-    if reach.process {
+    if reach.process.is_some() {
         places.push("/proc".into());
     }
     for place in &places {
@@ -116,7 +158,17 @@ fn give_up_files(reach: &Reach<'_>) -> Result<(), landlock::RulesetError> {
     for file in ["/dev/urandom", "/proc/sys/net/ipv4"] {
         rules = allow(rules, Path::new(file), one)?;
     }
-    for socket in reach.sockets.into_iter().flatten() {
+    let write = AccessFs::WriteFile | AccessFs::Truncate | AccessFs::Refer;
+    let make = AccessFs::MakeReg | AccessFs::MakeSock | AccessFs::MakeDir;
+    for dir in kept {
+        rules = allow(rules, dir, read | write | make | AccessFs::RemoveFile)?;
+    }
+    if !kept.is_empty() {
+        // Devices that were made for this user.
+        let all = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
+        rules = allow(rules, Path::new("/dev/net/tun"), all)?;
+    }
+    for socket in [&reach.socket, &reach.control].into_iter().flatten() {
         let dir = socket.parent().filter(|d| !d.as_os_str().is_empty());
         let dir = dir.unwrap_or(Path::new("."));
         rules = allow(rules, dir, AccessFs::MakeSock | AccessFs::RemoveFile)?;
@@ -222,25 +274,87 @@ const OF_MACHINE: &[libc::c_long] = &[
     libc::SYS_readlink,
     libc::SYS_unlink,
 ];
+
+#[cfg(target_arch = "x86_64")]
+const KEEPS_OF_MACHINE: &[libc::c_long] = &[libc::SYS_chmod, libc::SYS_mkdir, libc::SYS_rename];
+#[cfg(not(target_arch = "x86_64"))]
+const KEEPS_OF_MACHINE: &[libc::c_long] = &[];
 #[cfg(not(target_arch = "x86_64"))]
 const OF_MACHINE: &[libc::c_long] = &[];
 
-fn program() -> Result<BpfProgram, seccompiler::BackendError> {
-    let calls = CALLS.iter().chain(OF_MACHINE);
+/// Those that a daemon makes besides: its state is written.
+const KEEPS: &[libc::c_long] = &[
+    libc::SYS_faccessat,
+    libc::SYS_fchmod,
+    libc::SYS_fchmodat,
+    libc::SYS_fdatasync,
+    libc::SYS_flock,
+    libc::SYS_fsync,
+    libc::SYS_ftruncate,
+    libc::SYS_getcwd,
+    libc::SYS_getegid,
+    libc::SYS_geteuid,
+    libc::SYS_getgid,
+    libc::SYS_getuid,
+    libc::SYS_memfd_create,
+    libc::SYS_mkdirat,
+    libc::SYS_renameat,
+    libc::SYS_renameat2,
+    libc::SYS_rt_sigtimedwait,
+    libc::SYS_umask,
+];
+
+/// Those of a process that only waits for another's end, and removes a socket then.
+const WAITS: &[libc::c_long] = &[
+    libc::SYS_brk,
+    libc::SYS_close,
+    libc::SYS_exit_group,
+    libc::SYS_futex,
+    libc::SYS_getpid,
+    libc::SYS_kill,
+    libc::SYS_madvise,
+    libc::SYS_mmap,
+    libc::SYS_munmap,
+    libc::SYS_ppoll,
+    libc::SYS_read,
+    libc::SYS_restart_syscall,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sigaltstack,
+    libc::SYS_unlinkat,
+    libc::SYS_wait4,
+    libc::SYS_write,
+];
+
+/// Sockets that are opened.
+const FAMILIES: &[libc::c_int] = &[
+    libc::AF_INET,
+    libc::AF_INET6,
+    libc::AF_UNIX,
+    libc::AF_NETLINK,
+];
+
+fn program(
+    calls: &[libc::c_long],
+    families: &[libc::c_int],
+) -> Result<BpfProgram, seccompiler::BackendError> {
+    let calls = calls.iter().chain(OF_MACHINE);
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = calls.map(|c| (*c, Vec::new())).collect();
     let family = |f: libc::c_int| {
         let (op, value) = (SeccompCmpOp::Eq, f.unsigned_abs().into());
         let is = SeccompCondition::new(0, SeccompCmpArgLen::Dword, op, value)?;
         SeccompRule::new(vec![is])
     };
-    let families = [
-        libc::AF_INET,
-        libc::AF_INET6,
-        libc::AF_UNIX,
-        libc::AF_NETLINK,
-    ];
-    let sockets = families.into_iter().map(family).collect::<Result<_, _>>()?;
-    rules.insert(libc::SYS_socket, sockets);
+    let sockets: Vec<_> = families
+        .iter()
+        .copied()
+        .map(family)
+        .collect::<Result<_, _>>()?;
+    // None is for any family.
+    if !sockets.is_empty() {
+        rules.insert(libc::SYS_socket, sockets);
+    }
     let refuse = SeccompAction::Errno(libc::EPERM.unsigned_abs());
     let machine = std::env::consts::ARCH.try_into()?;
     SeccompFilter::new(rules, refuse, SeccompAction::Allow, machine)?.try_into()
@@ -248,8 +362,22 @@ fn program() -> Result<BpfProgram, seccompiler::BackendError> {
 
 /// Gives up system calls that aren't needed, for all threads.
 pub(crate) fn confine_calls() -> Result<(), SandboxError> {
+    confine(CALLS, FAMILIES)
+}
+
+/// The same for a daemon.
+pub(crate) fn confine_daemon() -> Result<(), SandboxError> {
+    confine(&[CALLS, KEEPS, KEEPS_OF_MACHINE].concat(), FAMILIES)
+}
+
+/// The same for a process that only waits.
+pub(super) fn confine_waiting() -> Result<(), SandboxError> {
+    confine(WAITS, &[])
+}
+
+fn confine(calls: &[libc::c_long], families: &[libc::c_int]) -> Result<(), SandboxError> {
     nix::sys::prctl::set_no_new_privs().map_err(|e| SandboxError::Privileges(e.into()))?;
-    let program = program().map_err(|e| SandboxError::Calls(e.to_string()))?;
+    let program = program(calls, families).map_err(|e| SandboxError::Calls(e.to_string()))?;
     let done = seccompiler::apply_filter_all_threads(&program);
     done.map_err(|e| SandboxError::Calls(e.to_string()))
 }
@@ -269,10 +397,10 @@ mod tests {
         let inside = || {
             assert!(File::open(&private).is_ok());
             let reach = Reach {
-                process: false,
-                sockets: [Some(&socket), None],
+                socket: Some(socket.clone()),
+                ..Reach::default()
             };
-            enter(&reach).unwrap();
+            enter(&reach, true).unwrap();
             if std::fs::read_to_string("/sys/kernel/security/lsm")
                 .is_ok_and(|l| !l.contains("landlock"))
             {
@@ -299,6 +427,7 @@ mod tests {
 
     #[test]
     fn the_list_of_calls_makes_a_program() {
-        assert!(program().unwrap().len() > CALLS.len());
+        assert!(program(CALLS, FAMILIES).unwrap().len() > CALLS.len());
+        assert!(program(WAITS, &[]).unwrap().len() > WAITS.len());
     }
 }

@@ -64,14 +64,30 @@ fn system<E: Into<io::Error>>(act: &'static str) -> impl FnOnce(E) -> SingleErro
 pub(crate) struct Ends(SignalFd);
 
 impl Ends {
-    pub(crate) fn new() -> Result<Ends, SingleError> {
+    /// From now on they wait until they are read, also by a child.
+    pub(crate) fn hold() -> Result<SigSet, SingleError> {
         let mut set = SigSet::empty();
         set.add(Signal::SIGTERM);
         set.add(Signal::SIGINT);
         set.thread_block().map_err(system("blocking signals"))?;
+        Ok(set)
+    }
+
+    pub(crate) fn new() -> Result<Ends, SingleError> {
+        let set = Ends::hold()?;
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
         let fd = SignalFd::with_flags(&set, flags).map_err(system("opening a signalfd"))?;
         Ok(Ends(fd))
+    }
+
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    /// The signal that has come, if one has.
+    pub(super) fn come(&self) -> Option<Signal> {
+        let info = self.0.read_signal().ok().flatten()?;
+        Signal::try_from(info.ssi_signo.cast_signed()).ok()
     }
 }
 

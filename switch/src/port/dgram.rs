@@ -72,39 +72,8 @@ impl Dgram {
 
 impl PortIo for Dgram {
     fn recv(&mut self, rx: &mut Batch, tally: &mut Tally) -> Result<RxState, PortFault> {
-        while !rx.is_full() {
-            let n = RECEIVE.min(BATCH_SIZE - rx.len());
-            let mut frames = ArrayVec::<Frame, MAX_MESSAGES>::new();
-            (0..n).for_each(|_| frames.push(Frame::new()));
-            let mut got = ArrayVec::new();
-            let r = {
-                let mut bufs: ArrayVec<_, MAX_MESSAGES> =
-                    frames.iter_mut().map(|f| f.recv_slices(0)).collect();
-                mmsg::recvmmsg(&self.fd, &mut bufs, &mut got, false)
-            };
-            match r {
-                Ok(()) => {}
-                Err(Errno::EAGAIN) => return Ok(RxState::Empty),
-                Err(Errno::EINTR) => continue,
-                // The peer closed with datagrams of ours unread.
-                Err(e) => {
-                    tally.errors += 1;
-                    return Err(self.disconnected(e));
-                }
-            }
-            for (mut frame, r) in frames.into_iter().zip(&got) {
-                tally.frame(r.len);
-                if r.truncated {
-                    tally.count_drop(DropReason::Oversize);
-                } else if frame.received(0, r.len).is_some() {
-                    // No more were asked for than there is room for.
-                    let _ = rx.push(frame);
-                } else {
-                    tally.count_drop(DropReason::Runt);
-                }
-            }
-        }
-        Ok(RxState::More)
+        // The peer closed with datagrams of ours unread.
+        receive(&self.fd, false, rx, tally).map_err(|e| self.disconnected(e))
     }
 
     fn send(&mut self, out: &mut TxQueue) -> Result<(), PortFault> {
@@ -112,23 +81,8 @@ impl PortIo for Dgram {
             out.clear(DropReason::PortDown);
             return Ok(());
         }
-        while !out.is_empty() {
-            let mut bufs = ArrayVec::<_, MAX_MESSAGES>::new();
-            for frame in out.iter_mut().take(MAX_MESSAGES) {
-                bufs.extend(frame.send_slices(&[]));
-            }
-            let r = mmsg::sendmmsg(&self.fd, &bufs);
-            drop(bufs);
-            match r {
-                Ok(n) => (0..n).for_each(|_| out.sent()),
-                Err(Errno::EAGAIN) => return Ok(()),
-                Err(Errno::EINTR) => {}
-                Err(Errno::EMSGSIZE) => out.reject(DropReason::Mtu),
-                Err(Errno::ENOBUFS | Errno::ENOMEM) => out.reject(DropReason::QueueFull),
-                Err(e) => return Err(self.disconnected(format_args!("sending failed: {e}"))),
-            }
-        }
-        Ok(())
+        let sent = transmit(&self.fd, out);
+        sent.map_err(|e| self.disconnected(format_args!("sending failed: {e}")))
     }
 
     fn offloads(&self) -> Offloads {
@@ -179,4 +133,69 @@ impl PortIo for Dgram {
     fn fd_changed(&mut self) -> bool {
         std::mem::take(&mut self.changed)
     }
+}
+
+/// Receives frames, one a packet; where `ends`, an empty one is the end (EPIPE).
+pub(super) fn receive(
+    fd: &OwnedFd,
+    ends: bool,
+    rx: &mut Batch,
+    tally: &mut Tally,
+) -> Result<RxState, Errno> {
+    while !rx.is_full() {
+        let n = RECEIVE.min(BATCH_SIZE - rx.len());
+        let mut frames = ArrayVec::<Frame, MAX_MESSAGES>::new();
+        (0..n).for_each(|_| frames.push(Frame::new()));
+        let mut got = ArrayVec::new();
+        let r = {
+            let mut bufs: ArrayVec<_, MAX_MESSAGES> =
+                frames.iter_mut().map(|f| f.recv_slices(0)).collect();
+            mmsg::recvmmsg(fd, &mut bufs, &mut got, false)
+        };
+        match r {
+            Ok(()) => {}
+            Err(Errno::EAGAIN) => return Ok(RxState::Empty),
+            Err(Errno::EINTR) => continue,
+            Err(e) => {
+                tally.errors += 1;
+                return Err(e);
+            }
+        }
+        for (mut frame, r) in frames.into_iter().zip(&got) {
+            if ends && r.len == 0 {
+                return Err(Errno::EPIPE);
+            }
+            tally.frame(r.len);
+            if r.truncated {
+                tally.count_drop(DropReason::Oversize);
+            } else if frame.received(0, r.len).is_some() {
+                // No more were asked for than there is room for.
+                let _ = rx.push(frame);
+            } else {
+                tally.count_drop(DropReason::Runt);
+            }
+        }
+    }
+    Ok(RxState::More)
+}
+
+/// Sends as many frames as the peer takes, one a packet.
+pub(super) fn transmit(fd: &OwnedFd, out: &mut TxQueue) -> Result<(), Errno> {
+    while !out.is_empty() {
+        let mut bufs = ArrayVec::<_, MAX_MESSAGES>::new();
+        for frame in out.iter_mut().take(MAX_MESSAGES) {
+            bufs.extend(frame.send_slices(&[]));
+        }
+        let r = mmsg::sendmmsg(fd, &bufs);
+        drop(bufs);
+        match r {
+            Ok(n) => (0..n).for_each(|_| out.sent()),
+            Err(Errno::EAGAIN) => return Ok(()),
+            Err(Errno::EINTR) => {}
+            Err(Errno::EMSGSIZE) => out.reject(DropReason::Mtu),
+            Err(Errno::ENOBUFS | Errno::ENOMEM) => out.reject(DropReason::QueueFull),
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
 }

@@ -7,6 +7,7 @@
 pub mod dgram;
 pub mod mem;
 pub mod packet;
+pub mod seqpacket;
 pub mod stream;
 pub mod tap;
 pub mod unix;

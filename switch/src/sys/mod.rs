@@ -21,3 +21,4 @@ pub mod steer;
 pub mod timer;
 pub mod tun;
 pub mod twin;
+pub mod userns;

@@ -3,6 +3,7 @@
 mod attach;
 mod control_socket;
 mod docker;
+mod isolation;
 mod pasta;
 mod podman;
 mod rootlesskit;

@@ -121,7 +121,8 @@ fn containers_reach_outside_and_are_reached() {
     for (name, port, _) in by {
         p.site.assert_published(MACHINE[0], port, name);
     }
-    p.assert_ours("slirp4netns", 2);
+    // One that serves each, and one that waits for it.
+    p.assert_ours("slirp4netns", 4);
     // What our API socket publishes keeps the client's address.
     let asked = p.run(&["logs", "b"]);
     let asked = format!("{}{}", asked.stdout, asked.stderr);

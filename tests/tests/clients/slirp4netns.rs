@@ -5,8 +5,9 @@ use crate::user_lab;
 use std::time::Duration;
 use vswitch_tests::wait_until;
 
-/// A container of the user: namespaces, and a process whose number `$P` is.
+/// A container of the user: namespaces, and a process whose number `$P` is. What one before it has said doesn't count.
 pub(crate) const CONTAINER: &str = "
+rm -f up
 unshare --user --map-root-user --net --mount sh -c 'echo up; exec sleep 60' >up & P=$!
 until grep -q up up; do sleep 0.01; done
 inside() { nsenter --user --preserve-credentials --net -t $P \"$@\"; }
@@ -136,9 +137,12 @@ fn mistakes_are_told() {
     fails(&["-c", "1"], 1, &["/proc/1/ns", "user's own"]);
     let said = script(
         &site,
-        "slirp4netns --target-type=bess -c $P || echo code $?",
+        "slirp4netns --target-type=bess -c /tmp/s || echo code $?
+         slirp4netns --target-type=bess /nowhere/s || echo code $?",
     );
-    assert!(said.contains("bess") && said.contains("code 2"), "{said}");
+    for what in ["leave out --configure", "code 2", "/nowhere/s", "code 1"] {
+        assert!(said.contains(what), "{what}: {said}");
+    }
     let said = script(
         &site,
         "slirp4netns -c $P a-name-too-long-for-it || echo code $?",
@@ -167,7 +171,7 @@ fn mistakes_are_told() {
 }
 
 /// Asks the API socket `$1` each line of `$2`, a connection each.
-const ASK: &str = r#"
+pub(crate) const ASK: &str = r#"
 import socket, sys
 for line in sys.argv[2].splitlines():
     s = socket.socket(socket.AF_UNIX)
@@ -344,4 +348,63 @@ fn forwards_keep_the_client_s_address_and_end_when_removed() {
     assert_eq!(who("SOCK_STREAM", "8100"), "ConnectionRefusedError");
     assert_eq!(who("SOCK_STREAM", "8101"), OUTSIDE[0]);
     assert_eq!(who("SOCK_DGRAM", "8100"), OUTSIDE[0]);
+}
+
+/// A machine's network by a socket, as User-Mode Linux has it: frames of a TAP device of its own, one a packet.
+const MACHINE_BY_SOCKET: &str = r#"
+import fcntl, os, socket, struct, subprocess, sys, threading
+tap = os.open("/dev/net/tun", os.O_RDWR)
+fcntl.ioctl(tap, 0x400454CA, struct.pack("16sH22x", b"vec0", 0x1002))
+s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+s.connect(sys.argv[1])
+def out():
+    while True:
+        s.send(os.read(tap, 65536))
+threading.Thread(target=out, daemon=True).start()
+for line in ("link set lo up", "addr add 10.0.2.100/24 dev vec0", "link set vec0 up mtu 1500", "route add default via 10.0.2.2"):
+    subprocess.run(["ip"] + line.split(), check=True)
+while True:
+    frame = s.recv(65536)
+    if not frame:
+        break
+    os.write(tap, frame)
+"#;
+
+#[test]
+fn a_virtual_machine_connects_to_a_socket() {
+    let lab = user_lab!("slirp4netns-bess", "newuidmap");
+    let site = Site::new(&lab);
+    for sandbox in ["", "--enable-sandbox --enable-seccomp"] {
+        let said = script(
+            &site,
+            &format!(
+                "mkfifo ready; exec 8<>ready
+                 slirp4netns --target-type=bess {sandbox} --api-socket api -r 6 bess 6>ready 8<&- & S=$!
+                 until [ -S bess ]; do sleep 0.01; done
+                 nsenter --user --preserve-credentials --net -t $P python3 -c '{MACHINE_BY_SOCKET}' bess 8<&- & V=$!
+                 head -c 1 <&8; echo ' ready'; rm ready; [ ! -e bess ]
+                 until inside ip route | grep default; do sleep 0.01; done
+                 inside dig +short @10.0.2.3 www.example
+                 echo outside $(inside curl -s http://198.51.100.254:8000/peer)
+                 inside curl -s http://198.51.100.254:8000/bytes/3000000 | wc -c
+                 [ -S api ]; kill $V; wait $S; echo ended $?; [ ! -e api ]"
+            ),
+        );
+        for what in [
+            "1 ready",
+            "198.51.100.254\n",
+            "outside 198.51.100.1\n",
+            "3000000\n",
+            "ended 0",
+        ] {
+            assert!(said.contains(what), "{what}: {said}");
+        }
+    }
+    // Nobody connects: a signal ends it all the same.
+    let said = script(
+        &site,
+        "slirp4netns --target-type=bess bess & S=$!; until [ -S bess ]; do sleep 0.01; done
+         kill $S; wait $S; echo ended $?; [ ! -e bess ]",
+    );
+    assert!(said.contains("ended 0"), "{said}");
 }

@@ -6,8 +6,8 @@
 //! for everything else, and sends it out by sockets of the host. Addresses that stand for the host or its loopback are the gateway's own.
 //! Ports are published as listed, or as they are listened on; those of the container's loopback may lead to the host's ([`loopback`]). A
 //! command may be run in namespaces made for it ([`command`]). Otherwise it goes to the background, and that the first process ends with
-//! 0 tells that the network is there. It ends by SIGTERM or SIGINT, and when the namespace is gone. The container may be at the user's
-//! switch instead ([`super::attach`]).
+//! 0 tells that the network is there. It ends by SIGTERM or SIGINT, and when the namespace is gone. What serves is in namespaces of its
+//! own ([`isolate`]). The container may be at the user's switch instead ([`super::attach`]).
 
 mod command;
 mod host;
@@ -17,8 +17,9 @@ mod options;
 mod ports;
 
 use super::attach::{AttachError, Session, Wish, named_by_parent};
-use super::control::{self, ControlError, Serve, Wanted};
+use super::control::{self, Control, ControlError, Serve, Wanted};
 use super::inside::{InsideError, Tap};
+use super::isolate::{self, Left};
 use super::sandbox::{self, Reach};
 use super::single::{Ends, Other, Single, SingleError};
 use crate::logging::{self, LogFormat};
@@ -128,20 +129,45 @@ fn start(mut o: Options, serve: Option<Serve>) -> Result<ExitCode, PastaError> {
         Some(_) => None,
         None => control::wished("pasta", named_by_parent().as_deref(), serve)?,
     };
-    let wanted = wanted.as_ref();
+    if o.foreground || started.is_some() {
+        Ends::hold()?;
+    }
     let log = o.log_file.as_deref().map(file).transpose()?;
     let tap = o.place()?.tap(&plan.inside(o))?;
-    if let Some(started) = &started {
-        let watch = Some(started.watch());
-        run(o, &plan, session, wanted, tap, watch, || started.go())?;
-        return Ok(started.code());
-    }
-    if o.foreground {
-        if let Some(log) = &log {
+    let number = o.pid.as_deref().map(fresh).transpose()?;
+    let mut reach = Reach {
+        process: o.process().filter(|_| session.is_none()),
+        daemon: session.map(|s| s.socket().to_owned()),
+        ports: session.is_none()
+            && (wanted.is_some() || o.forwards().iter().flatten().any(|f| *f != Forward::None)),
+        ..Reach::default()
+    };
+    let left = match &wanted {
+        Some(_) => Left::stays(&reach),
+        None => isolate::leave(&reach),
+    };
+    if o.foreground || started.is_some() {
+        if let Some(log) = log.filter(|_| started.is_none()) {
             let _ = nix::unistd::dup2_stderr(log);
         }
-        run(o, &plan, session, wanted, tap, None, || {})?;
-        return Ok(ExitCode::SUCCESS);
+        let control = wanted.as_ref().map(Wanted::bind).transpose()?;
+        reach.control = control.as_ref().map(|c| c.socket.path().to_owned());
+        // Callers know the one that waits.
+        let own = std::process::id().cast_signed();
+        let ready = || {
+            note(o, number, own)?;
+            if let Some(started) = &started {
+                started.go();
+            }
+            Ok(())
+        };
+        let watch = started.as_ref().map(Started::watch);
+        let serve = || code(run(o, &plan, session, control, tap, watch, ready));
+        let served = isolate::run(left, &reach, true, serve).map_err(PastaError::from)?;
+        return Ok(match &started {
+            Some(started) if served == 0 => started.code(),
+            _ => served.into(),
+        });
     }
     // Out of reach later.
     let nowhere = OpenOptions::new().read(true).write(true).open("/dev/null");
@@ -149,27 +175,59 @@ fn start(mut o: Options, serve: Option<Serve>) -> Result<ExitCode, PastaError> {
     let (mut reader, mut writer) = io::pipe().map_err(PastaError::Background)?;
     let background = move || {
         let _ = nix::unistd::setsid();
+        // By the name of the process that serves.
+        let control = match wanted.as_ref().map(Wanted::bind).transpose() {
+            Ok(control) => control,
+            Err(e) => {
+                let _ = failed(&e.into());
+                return 1;
+            }
+        };
+        reach.control = control.as_ref().map(|c| c.socket.path().to_owned());
+        if let Err(e) = left.settle(&reach) {
+            let _ = failed(&SingleError::from(e).into());
+            return 1;
+        }
         // Who has started it waits for the end of the pipe, too, which mustn't come before an error is told.
         let _until_told = writer.try_clone();
         let ready = move || {
             leave(o, log.as_ref(), &nowhere);
             // Who has started it may be gone.
             let _ = writer.write_all(b"1");
+            Ok(())
         };
-        match run(o, &plan, session, wanted, tap, None, ready) {
-            Ok(()) => 0,
-            Err(e) => {
-                let _ = failed(&e);
-                1
-            }
-        }
+        code(run(o, &plan, session, control, tap, None, ready))
     };
-    child::run(background).map_err(PastaError::Background)?;
+    let process = child::run(background).map_err(PastaError::Background)?;
     // Its word that it is ready; without, it has said why.
-    Ok(match reader.read(&mut [0]) {
-        Ok(1) => ExitCode::SUCCESS,
-        _ => ExitCode::FAILURE,
-    })
+    if !matches!(reader.read(&mut [0]), Ok(1)) {
+        return Ok(ExitCode::FAILURE);
+    }
+    // In its own PID namespace it has another number.
+    note(o, number, process.as_raw())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What a process ends with; why, it tells.
+fn code(done: Result<(), PastaError>) -> u8 {
+    match done {
+        Ok(()) => 0,
+        Err(e) => {
+            let _ = failed(&e);
+            1
+        }
+    }
+}
+
+/// Writes the number of the process to end.
+fn note(o: &Options, number: Option<File>, pid: i32) -> Result<(), PastaError> {
+    if let (Some(mut file), Some(path)) = (number, &o.pid) {
+        writeln!(file, "{pid}").map_err(|source| PastaError::File {
+            path: path.clone(),
+            source,
+        })?;
+    }
+    Ok(())
 }
 
 /// Leaves where it was started: nobody waits for the end of what it says, no directory is kept.
@@ -186,19 +244,12 @@ fn run(
     o: &Options,
     plan: &Plan,
     session: Option<&Session>,
-    wanted: Option<&Wanted>,
+    control: Option<Control>,
     tap: Tap,
     command: Option<&OwnedFd>,
-    ready: impl FnOnce(),
+    ready: impl FnOnce() -> Result<(), PastaError>,
 ) -> Result<(), PastaError> {
     let ends = Ends::new()?;
-    let number = o.pid.as_deref().map(fresh).transpose()?;
-    let control = wanted.map(Wanted::bind).transpose()?;
-    let reach = Reach {
-        process: o.process().is_some(),
-        sockets: [control.as_ref().map(|c| c.socket.path()), None],
-    };
-    sandbox::enter(&reach).map_err(SingleError::from)?;
     let process = command.or(tap.process.as_ref());
     let process = process.map(AsFd::as_fd).map(Other::Process);
     let to_host = |(fd, inside)| {
@@ -234,13 +285,7 @@ fn run(
             "without --config-net the interface is to be configured inside: DHCP isn't served"
         );
     }
-    if let (Some(mut file), Some(path)) = (number, &o.pid) {
-        writeln!(file, "{}", std::process::id()).map_err(|source| PastaError::File {
-            path: path.clone(),
-            source,
-        })?;
-    }
-    ready();
+    ready()?;
     if let Some(single) = &mut single {
         single.follow_host()?;
     }

@@ -34,25 +34,22 @@ pub(super) enum ApiError {
     Thread(io::Error),
 }
 
-/// The socket's file; removed when this is dropped.
-#[derive(Debug)]
-pub(super) struct Api(PathBuf);
-
-impl Drop for Api {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
-/// Binds the socket and serves it until the process ends.
-pub(super) fn serve(path: &Path, publisher: Publisher, options: &Options) -> Result<Api, ApiError> {
+/// Binds the socket; requests wait until it is served. Its file is to be removed in the end.
+pub(super) fn bind(path: &Path) -> Result<UnixListener, ApiError> {
     // One left behind, as by a process that was killed.
     let _ = std::fs::remove_file(path);
-    let listener = UnixListener::bind(path).map_err(|source| ApiError::Bind {
+    UnixListener::bind(path).map_err(|source| ApiError::Bind {
         path: path.to_owned(),
         source,
-    })?;
-    let api = Api(path.to_owned());
+    })
+}
+
+/// Serves the socket until the process ends.
+pub(super) fn serve(
+    listener: UnixListener,
+    publisher: Publisher,
+    options: &Options,
+) -> Result<(), ApiError> {
     let mut forwards = Forwards {
         container: options.cidr.host(CONTAINER),
         inside: publisher.address().unwrap_or(options.cidr.host(CONTAINER)),
@@ -73,8 +70,7 @@ pub(super) fn serve(path: &Path, publisher: Publisher, options: &Options) -> Res
             }
         }
     });
-    thread.map_err(ApiError::Thread)?;
-    Ok(api)
+    thread.map(drop).map_err(ApiError::Thread)
 }
 
 fn converse(mut stream: UnixStream, forwards: &mut Forwards) -> io::Result<()> {

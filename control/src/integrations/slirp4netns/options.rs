@@ -49,7 +49,7 @@ pub(super) enum TargetType {
     override_usage = "slirp4netns [OPTION]... PID|PATH [TAPNAME]"
 )]
 pub(super) struct Options {
-    /// Process whose network namespace it is, or with --netns-type=path the path of that.
+    /// Process whose network namespace it is, or with --netns-type=path the path of that; with --target-type=bess the path of the socket.
     #[arg(value_name = "PID|PATH", required_unless_present = "version")]
     target: Option<String>,
     /// Name of the interface in the container.
@@ -85,7 +85,7 @@ pub(super) struct Options {
     /// User namespace to enter before the network namespace.
     #[arg(long, value_name = "PATH")]
     userns_path: Option<PathBuf>,
-    /// Give up access to files and all privileges once it runs.
+    /// Serve in namespaces of its own, without access to files, and without any privilege.
     #[arg(long)]
     pub(super) enable_sandbox: bool,
     /// Give up system calls that aren't needed once it runs.
@@ -103,7 +103,7 @@ pub(super) struct Options {
     /// MAC address of the interface (only with -c).
     #[arg(long, value_name = "MAC", requires = "configure")]
     pub(super) macaddress: Option<Mac>,
-    /// Type of target; bess isn't offered.
+    /// Type of target: a network namespace, or a virtual machine of User-Mode Linux that connects to a socket.
     #[arg(long, value_name = "TYPE", value_enum, default_value_t)]
     target_type: TargetType,
     /// Show the version.
@@ -183,11 +183,13 @@ pub(super) fn read() -> Result<Options, ExitCode> {
         print!("{VERSION}");
         return Err(ExitCode::SUCCESS);
     }
-    if options.target_type == TargetType::Bess {
-        let instead =
-            "a virtual machine is plugged into `vswitchd` by ports of kind stream or dgram";
-        eprintln!("slirp4netns: --target-type=bess isn't offered; {instead}");
-        return Err(ExitCode::from(2));
+    if options.socket().is_some() {
+        if options.configure {
+            let instead = "leave out --configure: the virtual machine sets its interface up itself";
+            eprintln!("slirp4netns: --target-type=bess: {instead}");
+            return Err(ExitCode::from(2));
+        }
+        return Ok(options);
     }
     if options.netns_type == NetnsType::Pid && options.pid().is_none() {
         let target = options.target.as_deref().unwrap_or_default();
@@ -201,6 +203,12 @@ pub(super) fn read() -> Result<Options, ExitCode> {
 impl Options {
     fn pid(&self) -> Option<i32> {
         self.target.as_ref()?.parse().ok().filter(|p| *p > 0)
+    }
+
+    /// The socket that a virtual machine connects to.
+    pub(super) fn socket(&self) -> Option<PathBuf> {
+        let target = self.target.as_ref().map(PathBuf::from);
+        target.filter(|_| self.target_type == TargetType::Bess)
     }
 
     /// The process or the path that the namespace is named by.
