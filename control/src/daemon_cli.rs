@@ -15,6 +15,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
+use vswitch_core::sys::mem;
 
 /// How long a worker looks for more work before it sleeps, by default, microseconds; see `worker::pace` of the data path for when.
 const SPIN_US: u32 = 60;
@@ -172,6 +173,7 @@ fn serve(run: &Run) -> anyhow::Result<()> {
     if let Some(mut pipe) = ready {
         let _ = pipe.write_all(b"ready\n");
     }
+    mem::forget_start();
     loop {
         match ends.wait().context("waiting for signals")? {
             Signal::SIGHUP => tracing::info!("SIGHUP ignored: `vswitchctl apply` changes things"),

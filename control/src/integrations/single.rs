@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use vswitch_core::bridge::Bridge;
+use vswitch_core::sys::mem;
 use vswitch_core::worker::{self, Event, EventSink, WorkerConfig};
 use vswitch_nat::Pipeline;
 
@@ -275,6 +276,7 @@ impl Single {
 
     /// Waits for the end.
     pub(crate) fn wait(&self, ends: &Ends, other: Option<Other<'_>>) -> Result<Ended, SingleError> {
+        mem::forget_start();
         let mut fds = vec![
             PollFd::new(ends.0.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.gone.as_fd(), PollFlags::POLLIN),

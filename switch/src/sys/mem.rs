@@ -1,4 +1,5 @@
-//! How large tables are backed: by huge pages, so that a look-up costs a cache miss and not a walk through page tables as well.
+//! How large tables are backed: by huge pages, so that a look-up costs a cache miss and not a walk through page tables as well. And what
+//! of the program stays mapped: what runs, not what only started it.
 //!
 //! Where transparent huge pages are off (`/sys/kernel/mm/transparent_hugepage/enabled`) or the kernel is older than 6.1, nothing
 //! changes but the speed.
@@ -41,9 +42,54 @@ pub fn make_huge<T>(table: &Vec<T>, page: usize) -> bool {
     unsafe { libc::madvise(at, HUGE, libc::MADV_COLLAPSE) == 0 }
 }
 
+/// Unmaps what the program and its libraries have from their files and never write to: code and constants. What is used again is mapped
+/// again from the page cache, in some microseconds; what only the start took is memory of this process no longer.
+pub fn forget_start() {
+    extern "C" fn forget(
+        object: *mut libc::dl_phdr_info,
+        _: libc::size_t,
+        page: *mut libc::c_void,
+    ) -> libc::c_int {
+        let page = page as usize;
+        // SAFETY: the dynamic linker hands over an object that it keeps from changing meanwhile, with that many headers.
+        let (base, headers) = unsafe {
+            let o = &*object;
+            let n = usize::from(o.dlpi_phnum);
+            let headers = match o.dlpi_phdr.is_null() {
+                true => &[],
+                false => std::slice::from_raw_parts(o.dlpi_phdr, n),
+            };
+            (o.dlpi_addr as usize, headers)
+        };
+        for h in headers {
+            if h.p_type != libc::PT_LOAD || h.p_flags & libc::PF_W != 0 {
+                continue;
+            }
+            let from = (base + h.p_vaddr as usize) & !(page - 1);
+            let to = base + (h.p_vaddr + h.p_memsz) as usize;
+            // SAFETY: nobody writes to these pages, so each is as its file has it when it is mapped again.
+            unsafe { libc::madvise(from as *mut libc::c_void, to - from, libc::MADV_DONTNEED) };
+        }
+        0
+    }
+    // SAFETY: sysconf reads a constant; the callback is called before dl_iterate_phdr returns.
+    unsafe {
+        let page = libc::sysconf(libc::_SC_PAGESIZE).max(4096);
+        libc::dl_iterate_phdr(Some(forget), page as *mut libc::c_void);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_forgotten_comes_again() {
+        let said = || format!("{:?} {}", std::env::args().next(), 1.5);
+        let before = said();
+        forget_start();
+        assert_eq!(before, said());
+    }
 
     #[test]
     fn advice_changes_no_content() {
