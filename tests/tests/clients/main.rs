@@ -4,6 +4,7 @@ mod attach;
 mod control_socket;
 mod docker;
 mod isolation;
+mod loopback;
 mod pasta;
 mod podman;
 mod rootlesskit;

@@ -141,7 +141,8 @@ impl Plan {
             name: self.interface.clone(),
             apart: true,
             loopback: true,
-            listen: o.to_host().into_iter().map(|(inside, _)| inside).collect(),
+            listen: o.to_host().iter().map(|lead| lead.from).collect(),
+            stays: !o.to_host().is_empty() || !o.followed_to_host().is_empty(),
             setup: o.config_net.then(|| Configured {
                 mtu: o.mtu,
                 mac: o.ns_mac_addr.as_ref().map(|m| m.0),
@@ -212,7 +213,7 @@ impl Plan {
                     }
                     (Forward::Followed(at, ranges), Some(pid)) => {
                         let inside = self.container();
-                        let one = |r: &(u16, u16)| ports::followed(protocol, pid, *at, *r, &inside);
+                        let one = |r: &(u16, u16)| ports::followed(protocol, pid, at, *r, &inside);
                         list.extend(ranges.iter().map(one));
                     }
                     _ => {}
