@@ -3,6 +3,7 @@
 mod attach;
 mod control_socket;
 mod docker;
+mod flags;
 mod isolation;
 mod loopback;
 mod pasta;
