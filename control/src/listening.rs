@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 const MOST: u64 = 1 << 20;
 /// The ports that the kernel gives out, as it is set for the daemon.
 const GIVEN_OUT: &str = "/proc/sys/net/ipv4/ip_local_port_range";
+/// The tables of this process's own namespace.
+pub(crate) const OF_HOST: &str = "/proc/self/net";
 /// States (include/net/tcp_states.h).
 const TCP_LISTEN: &str = "0A";
 const UDP_UNCONNECTED: &str = "07";
@@ -50,17 +52,38 @@ fn address(hex: &str) -> Option<IpAddr> {
     Some(v6.to_ipv4_mapped().map_or(v6.into(), IpAddr::V4))
 }
 
-/// The ports of a table that can be reached at one of the addresses.
-fn ports<'a>(text: &'a str, state: &'a str, at: &'a [IpAddr]) -> impl Iterator<Item = u16> + 'a {
+/// What is bound by a table, in this state.
+fn bound<'a>(text: &'a str, state: &'a str) -> impl Iterator<Item = (IpAddr, u16)> + 'a {
     text.lines().skip(1).filter_map(move |line| {
         let mut fields = line.split_whitespace().skip(1);
         let (local, _, is) = (fields.next()?, fields.next()?, fields.next()?);
         let (ip, port) = local.split_once(':')?;
         let ip = address(ip)?;
-        let reached = ip.is_unspecified() || at.contains(&ip);
         let port = u16::from_str_radix(port, 16).ok()?;
-        (is == state && reached && port != 0).then_some(port)
+        (is == state && port != 0).then_some((ip, port))
     })
+}
+
+/// The ports of a table that can be reached at one of the addresses.
+fn ports<'a>(text: &'a str, state: &'a str, at: &'a [IpAddr]) -> impl Iterator<Item = u16> + 'a {
+    let reached = |(ip, _): &(IpAddr, u16)| ip.is_unspecified() || at.contains(ip);
+    bound(text, state).filter(reached).map(|(_, port)| port)
+}
+
+/// The same of two tables at loopback, of IPv4 (true) and IPv6. What is at all addresses of IPv6 may be at those of IPv4 too.
+fn at_loopback(texts: &[String; 2], state: &str) -> BTreeSet<(bool, u16)> {
+    let [four, six] = texts;
+    let all = bound(four, state).chain(bound(six, state));
+    let families = all.flat_map(|(ip, port)| {
+        let any = ip.is_unspecified();
+        let is = [
+            any || ip == Ipv4Addr::LOCALHOST,
+            any && ip.is_ipv6() || ip == Ipv6Addr::LOCALHOST,
+        ];
+        let of = is.into_iter().zip([true, false]);
+        of.filter_map(move |(is, v4)| is.then_some((v4, port)))
+    });
+    families.collect()
 }
 
 /// The ports that the kernel gives out by itself.
@@ -94,6 +117,18 @@ pub(crate) fn found(namespace: &str, udp: bool, at: &[IpAddr]) -> BTreeSet<u16> 
     all.filter(|p| !udp || !given_out.contains(p)).collect()
 }
 
+/// What the host, where this process is, listens on at its loopback: of IPv4 (true) and IPv6.
+pub(crate) fn of_host(udp: bool) -> BTreeSet<(bool, u16)> {
+    let (names, state) = match udp {
+        true => (["udp", "udp6"], UDP_UNCONNECTED),
+        false => (["tcp", "tcp6"], TCP_LISTEN),
+    };
+    let given_out = given_out();
+    let mut all = at_loopback(&names.map(|n| read(Path::new(OF_HOST), n)), state);
+    all.retain(|(_, port)| !udp || !given_out.contains(port));
+    all
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -111,10 +146,22 @@ mod tests {
             let all: Vec<u16> = ports(four, TCP_LISTEN, &[at]).collect();
             assert_eq!(all, [8080, 8082]);
         }
+        let texts = |four: &str, six: &str| [four.to_owned(), six.to_owned()];
+        if cfg!(target_endian = "little") {
+            let found = at_loopback(&texts(four, "head\n"), TCP_LISTEN);
+            assert_eq!(Vec::from_iter(found), [(true, 8080), (true, 8081)]);
+        }
         let six = "head\n\
              0: 00000000000000000000000000000000:0050 0:0 0A\n\
              1: 00000000000000000000000001000000:0051 0:0 0A\n";
         assert_eq!(ports(six, TCP_LISTEN, &[]).collect::<Vec<_>>(), [80]);
+        if cfg!(target_endian = "little") {
+            let found = at_loopback(&texts("head\n", six), TCP_LISTEN);
+            assert_eq!(
+                Vec::from_iter(found),
+                [(false, 80), (false, 81), (true, 80)]
+            );
+        }
     }
 
     #[test]

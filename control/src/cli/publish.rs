@@ -30,6 +30,9 @@ pub(super) enum Publish {
         /// The gateway's address, or one of the host, such as 127.0.0.1 [default: every one].
         #[arg(long)]
         address: Option<IpAddr>,
+        /// The interface of the host that clients come by [default: every one]; takes Linux 5.7, or CAP_NET_RAW.
+        #[arg(long, value_name = "NAME")]
+        interface: Option<String>,
         /// The network it is reached from [default: every one].
         #[arg(long)]
         network: Option<String>,
@@ -63,6 +66,7 @@ pub(super) async fn run(s: &Session, command: Publish) -> Done {
             ports,
             to,
             address,
+            interface,
             network,
             protocol,
             auto,
@@ -74,6 +78,7 @@ pub(super) async fn run(s: &Session, command: Publish) -> Done {
                 protocol,
                 to,
                 address,
+                interface,
                 network,
                 auto,
                 splice,
@@ -131,7 +136,13 @@ fn row(p: &PublishedView) -> Vec<String> {
     vec![
         p.name.clone(),
         format!("{:?}", c.protocol).to_lowercase(),
-        c.address.map_or("any".into(), |a| a.to_string()),
+        match (c.address, &c.interface) {
+            (None, None) => "any".to_owned(),
+            (Some(a), None) => a.to_string(),
+            (a, Some(interface)) => {
+                format!("{}%{interface}", a.map_or("any".into(), |a| a.to_string()))
+            }
+        },
         match c.auto {
             true if p.found.is_empty() => format!("none of {}", c.ports),
             true => found.join(","),

@@ -5,20 +5,21 @@
 //! Only a process of one thread may enter a user namespace, so a child does it, before this process has started any thread.
 //! The queue of a TAP holds on to the network namespace that it was opened in. Where nothing else tells that the container has ended, it is
 //! opened in a namespace of the child's own, and the device is moved to the container's: when that ends, the device goes, and the queue tells.
-//! Moving takes the kernel 10 to 20 ms.
+//! Moving takes the kernel 10 to 20 ms. Sockets that listen in the namespace keep it; then its process is watched, or the child stays and
+//! watches the name ([`super::opener`]).
 
+use super::opener::{self, Listen, Named, Opener};
 use crate::interface::{self, Setup};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::wait::waitpid;
 use std::fs::File;
 use std::io::{self, Write};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use vswitch_core::sys::sock::Kind;
-use vswitch_core::sys::{child, listen, pidfd, scm, tun};
+use vswitch_core::sys::{child, pidfd, scm, tun};
 use vswitch_core::wire::MacAddr;
 
 /// Longest text of a fault that comes from the child.
@@ -42,8 +43,10 @@ pub(crate) struct Inside {
     pub(crate) apart: bool,
     /// Loopback is brought up in any case.
     pub(crate) loopback: bool,
-    /// Streams that listen there, those of IPv6 only if there is that.
-    pub(crate) listen: Vec<SocketAddr>,
+    /// Sockets that listen there, those of IPv6 only if there is that.
+    pub(crate) listen: Vec<Listen>,
+    /// The child stays, and others are opened later.
+    pub(crate) stays: bool,
     /// How it is set up; where not at all the container does that.
     pub(crate) setup: Option<Configured>,
 }
@@ -66,7 +69,9 @@ pub(crate) struct Configured {
 pub(crate) struct Tap {
     pub(crate) queue: OwnedFd,
     /// Sockets that listen there, and where.
-    pub(crate) listeners: Vec<(OwnedFd, SocketAddr)>,
+    pub(crate) listeners: Vec<(OwnedFd, Listen)>,
+    /// Where the child stays: it opens others.
+    pub(crate) opener: Option<Opener>,
     /// Where the device doesn't go with the container: readable once the process has ended that the container was named by.
     pub(crate) process: Option<OwnedFd>,
 }
@@ -145,7 +150,10 @@ impl Place {
     /// Makes a TAP device there. To be called before there are threads.
     pub(crate) fn tap(self, inside: &Inside) -> Result<Tap, InsideError> {
         let (ours, mut theirs) = UnixStream::pair().map_err(InsideError::Child)?;
+        let mut ours = Some(ours);
         let pid = child::run(|| {
+            // Who waits for the end of a stream mustn't hold it open.
+            drop(ours.take());
             let told = match self.make(inside) {
                 Ok((queue, apart, listeners)) => {
                     let first = scm::send(&theirs, &[u8::from(apart)], &[queue.as_fd()]);
@@ -153,14 +161,19 @@ impl Place {
                         let fds: Vec<_> = l.iter().map(AsFd::as_fd).collect();
                         scm::send(&theirs, &[0], &fds).map(drop)
                     };
-                    first.and_then(|_| listeners.iter().try_for_each(one))
+                    let sent = first.and_then(|_| listeners.iter().try_for_each(one));
+                    drop((queue, listeners));
+                    match inside.stays {
+                        true => sent.and_then(|()| opener::stay(theirs, self.named().as_ref())),
+                        false => sent,
+                    }
                 }
                 Err(text) => theirs.write_all(text.as_bytes()),
             };
             u8::from(told.is_err())
         });
         let pid = pid.map_err(InsideError::Child)?;
-        drop(theirs);
+        let ours = ours.ok_or_else(|| InsideError::Child(io::ErrorKind::BrokenPipe.into()))?;
         let mut text = [0; TEXT];
         let heard = scm::recv(&ours, &mut text);
         let mut listeners = Vec::new();
@@ -171,20 +184,35 @@ impl Place {
                 listeners.push((fd, *at));
             }
         }
-        // It is done by now, whatever it did.
-        let _ = waitpid(pid, None);
         let (n, mut fds) = heard.map_err(InsideError::Child)?;
-        match fds.pop() {
+        let queue = fds.pop();
+        let stays = inside.stays && queue.is_some();
+        if !stays {
+            // It is done by now, whatever it did.
+            let _ = waitpid(pid, None);
+        }
+        match queue {
             Some(queue) => Ok(Tap {
                 queue,
                 listeners,
-                process: self.process.filter(|_| text.first() != Some(&1)),
+                opener: match stays {
+                    true => Some(Opener::new(ours).map_err(InsideError::Child)?),
+                    false => None,
+                },
+                process: self.process.filter(|_| stays || text.first() != Some(&1)),
             }),
             None if n > 0 => Err(InsideError::There(
                 String::from_utf8_lossy(text.get(..n).unwrap_or_default()).into_owned(),
             )),
             None => Err(InsideError::Child(io::ErrorKind::UnexpectedEof.into())),
         }
+    }
+
+    /// The name that the namespace is known by, where it isn't known by a process.
+    fn named(&self) -> Option<Named> {
+        let (file, path) = &self.net;
+        let m = file.metadata().ok().filter(|_| self.process.is_none())?;
+        Some((std::path::absolute(path).ok()?, (m.dev(), m.ino())))
     }
 
     /// In the child: enters, makes, configures.
@@ -236,11 +264,12 @@ impl Place {
                 interface::loopback_alias(alias).map_err(|e| e.to_string())?;
             }
         }
-        let open = |at: &SocketAddr| match listen::open(Kind::Tcp, *at) {
+        let open = |wanted: &Listen| match wanted.open() {
             Ok(fd) => Ok(Some(fd)),
-            Err(_) if at.is_ipv6() => Ok(None),
+            Err(_) if wanted.at.is_ipv6() => Ok(None),
             Err(e) => Err(format!(
-                "listening on {at} in the container: {e}; name another port, or end who has it there"
+                "listening on {} in the container: {e}; name another port, or end who has it there",
+                wanted.at
             )),
         };
         let listeners = inside.listen.iter().map(open).collect::<Result<_, _>>()?;

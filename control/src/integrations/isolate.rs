@@ -239,6 +239,7 @@ fn places(reach: &Reach) -> Vec<PathBuf> {
     all.extend(list.and_then(|l| l.parent().map(Path::to_owned)));
     all.extend([SETTINGS, RANDOM].map(PathBuf::from));
     all.extend(reach.process.map(|p| format!("/proc/{p}/net").into()));
+    all.extend(reach.host.then(|| crate::listening::OF_HOST.into()));
     let daemon = reach.daemon.as_ref().and_then(|s| s.parent());
     all.extend(daemon.map(Path::to_owned));
     // The root isn't kept, and what comes first in this order holds what follows.

@@ -4,7 +4,7 @@
 //!
 //! Each such process is a switch for one container ([`single`]): one TAP port, one network, a gateway whose way out is the host's
 //! sockets. The TAP is made where the container's network is ([`inside`]), by a child process that enters its namespaces and hands the
-//! queue back; the process itself stays where it was started, for its sockets are the host's. There is a thread that waits for the
+//! queue back; where sockets are to be opened there later, one stays ([`opener`]). The process itself stays where it was started, for its sockets are the host's. There is a thread that waits for the
 //! end, a worker, who asks resolvers, and who follows the host as it changes. All that is in namespaces of its own ([`isolate`]), with
 //! what isn't needed given up ([`sandbox`]). Where the user asks for it, it has a control socket ([`control`]), or the container is
 //! attached to the user's `vswitchd` instead ([`attach`]).
@@ -13,6 +13,7 @@ mod attach;
 pub(crate) mod control;
 mod inside;
 mod isolate;
+mod opener;
 pub mod pasta;
 pub(crate) mod sandbox;
 mod single;

@@ -64,6 +64,8 @@ pub(crate) enum SandboxError {
 pub(crate) struct Reach {
     /// What this process of the container listens on is looked up.
     pub(crate) process: Option<i32>,
+    /// What the host listens on is looked up.
+    pub(crate) host: bool,
     /// A unix socket that is bound, and removed in the end.
     pub(crate) socket: Option<PathBuf>,
     /// The same of a control socket, which is this process's to remove.
@@ -147,7 +149,7 @@ fn give_up_files(reach: &Reach, kept: &[PathBuf]) -> Result<(), landlock::Rulese
     // Where the list is now, behind symbolic links.
     let list = std::fs::canonicalize(crate::follow::RESOLV_CONF).ok();
     places.extend(list.and_then(|l| l.parent().map(Path::to_owned)));
-    if reach.process.is_some() {
+    if reach.process.is_some() || reach.host {
         places.push("/proc".into());
     }
     for place in &places {
@@ -327,6 +329,34 @@ const WAITS: &[libc::c_long] = &[
     libc::SYS_write,
 ];
 
+/// Those of a process that opens sockets where another one can't any more, and looks whether a namespace is there.
+const OPENS: &[libc::c_long] = &[
+    libc::SYS_bind,
+    libc::SYS_brk,
+    libc::SYS_close,
+    libc::SYS_exit_group,
+    libc::SYS_fcntl,
+    libc::SYS_futex,
+    libc::SYS_getsockopt,
+    libc::SYS_listen,
+    libc::SYS_madvise,
+    libc::SYS_mmap,
+    libc::SYS_munmap,
+    libc::SYS_newfstatat,
+    libc::SYS_ppoll,
+    libc::SYS_read,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_restart_syscall,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sendmsg,
+    libc::SYS_setsockopt,
+    libc::SYS_sigaltstack,
+    libc::SYS_statx,
+];
+
 /// Sockets that are opened.
 const FAMILIES: &[libc::c_int] = &[
     libc::AF_INET,
@@ -373,6 +403,13 @@ pub(crate) fn confine_daemon() -> Result<(), SandboxError> {
 /// The same for a process that only waits.
 pub(super) fn confine_waiting() -> Result<(), SandboxError> {
     confine(WAITS, &[])
+}
+
+/// The same for one that opens sockets, which may keep the capability for ports below 1024.
+pub(super) fn confine_opening() -> Result<(), SandboxError> {
+    let bind = caps::has_cap(None, CapSet::Permitted, Capability::CAP_NET_BIND_SERVICE);
+    give_up_privileges(bind.unwrap_or(false))?;
+    confine(OPENS, &[libc::AF_INET, libc::AF_INET6])
 }
 
 fn confine(calls: &[libc::c_long], families: &[libc::c_int]) -> Result<(), SandboxError> {
@@ -429,5 +466,6 @@ mod tests {
     fn the_list_of_calls_makes_a_program() {
         assert!(program(CALLS, FAMILIES).unwrap().len() > CALLS.len());
         assert!(program(WAITS, &[]).unwrap().len() > WAITS.len());
+        assert!(program(OPENS, FAMILIES).unwrap().len() > OPENS.len());
     }
 }

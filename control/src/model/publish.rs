@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use utoipa::ToSchema;
 use vswitch_core::bridge::NetworkId;
+use vswitch_core::sys::listen::Interface;
 use vswitch_nat::gateway::{Backend, MAX_BACKENDS, MAX_PORTS, Publish, contains};
 use vswitch_nat::{Endpoint, HostPort};
 
@@ -68,6 +69,9 @@ pub struct PublishedPort {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub address: Option<IpAddr>,
+    /// The interface of the host that clients come by; every one by default. Takes no privilege from Linux 5.7 on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
     /// The network it is reached from; every one by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<String>,
@@ -93,6 +97,7 @@ impl PublishedPort {
             protocol: Protocol::Tcp,
             to,
             address: None,
+            interface: None,
             network: None,
             auto: false,
             splice: false,
@@ -107,6 +112,8 @@ impl PublishedPort {
         let ranges = self.ports.0.0 <= other.ports.0.1 && other.ports.0.0 <= self.ports.0.1;
         let any = |p: &PublishedPort| p.address.is_none_or(|ip| ip.is_unspecified());
         let at = self.address == other.address || any(self) || any(other);
+        let apart = self.interface.is_some() && other.interface.is_some();
+        let at = at && (!apart || self.interface == other.interface);
         let family = |b: &BackendAddress| {
             let mut others = other.to.iter();
             others.any(|c| b.0.address.is_ipv4() == c.0.address.is_ipv4())
@@ -157,6 +164,18 @@ impl Topology {
                 let remedy = "name a port, or give the container's gateway a host uplink";
                 return at("ports", reason, remedy);
             }
+            if let Some(name) = &p.interface {
+                if Interface::new(name).is_none() {
+                    let reason = format!("`{name}` can't be the name of an interface");
+                    return at("interface", reason, "name one of the host's, such as eth0");
+                }
+                if self.host_addresses(p).is_empty() {
+                    let reason = "it isn't a port of the host's".to_owned();
+                    let remedy =
+                        "leave interface out, or give the container's gateway a host uplink";
+                    return at("interface", reason, remedy);
+                }
+            }
             if (p.auto || p.splice)
                 && let Err((field, reason, remedy)) = self.check_inside(p)
             {
@@ -182,8 +201,16 @@ impl Topology {
                     return at("to", reason, "use addresses of one family");
                 }
             }
+            // By which interface something has come the gateway doesn't know.
+            let alike = |q: &PublishedPort| {
+                q.interface.is_some()
+                    && p.interface.is_some()
+                    && q.interface != p.interface
+                    && (&q.to, &q.ports) == (&p.to, &p.ports)
+            };
             let clash = |q: &PublishedPort| {
                 q.protocol == p.protocol
+                    && !alike(q)
                     && q.address == p.address
                     && from != 0
                     && !p.auto
@@ -323,8 +350,13 @@ impl Topology {
             let (from, to) = p.ports.0;
             let proto = p.protocol.number();
             for a in self.host_addresses(p) {
-                let at = (from..=to).map(|n| SocketAddr::new(a, n));
-                all.extend(at.map(|at| (name.as_str(), HostPort { proto, at })));
+                let interface = p.interface.as_deref().and_then(Interface::new);
+                let port = |n| HostPort {
+                    proto,
+                    at: SocketAddr::new(a, n),
+                    interface,
+                };
+                all.extend((from..=to).map(|n| (name.as_str(), port(n))));
             }
         }
         all

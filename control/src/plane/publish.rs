@@ -74,6 +74,12 @@ fn kind(port: HostPort) -> sock::Kind {
     }
 }
 
+/// Opens its socket, with this number in the place of its own.
+fn opened(port: HostPort, number: u16) -> io::Result<OwnedFd> {
+    let at = SocketAddr::new(port.at.ip(), number);
+    listen::open_on(kind(port), at, port.interface)
+}
+
 fn protocol(port: HostPort) -> &'static str {
     match port.proto {
         17 => "UDP",
@@ -107,6 +113,17 @@ fn refusal(name: &str, port: HostPort, e: &io::Error) -> Refusal {
                 "`ip address` shows those it has; leave the address out for all".to_owned();
             (Kind::Conflict, reason, remedy)
         }
+        Some(listen::NO_INTERFACE) => {
+            let name = port.interface.map(|i| i.name().to_owned());
+            let reason = format!("the host has no interface {}", name.unwrap_or_default());
+            let remedy = "`ip link` shows those it has; leave it out for all".to_owned();
+            (Kind::Conflict, reason, remedy)
+        }
+        Some(listen::NO_RIGHT) if port.interface.is_some() => {
+            let remedy = "name an address instead: it takes Linux 5.7, or CAP_NET_RAW".to_owned();
+            let reason = format!("{place} may not be of one interface");
+            (Kind::Denied, reason, remedy)
+        }
         Some(sock::TOO_MANY) => {
             let remedy =
                 "publish fewer ports, or raise the limit (LimitNOFILE, `ulimit -n`)".to_owned();
@@ -128,7 +145,10 @@ fn refusal(name: &str, port: HostPort, e: &io::Error) -> Refusal {
 fn clash(a: HostPort, b: HostPort) -> bool {
     let same = a.proto == b.proto && a.at.port() == b.at.port();
     let (x, y) = (a.at.ip(), b.at.ip());
-    same && x.is_ipv4() == y.is_ipv4() && (x == y || x.is_unspecified() || y.is_unspecified())
+    let apart = a.interface.is_some() && b.interface.is_some() && a.interface != b.interface;
+    same && !apart
+        && x.is_ipv4() == y.is_ipv4()
+        && (x == y || x.is_unspecified() || y.is_unspecified())
 }
 
 /// What the containers listen on that are to be looked into.
@@ -157,7 +177,7 @@ fn pick(ports: &[HostPort]) -> Result<Vec<(HostPort, OwnedFd)>, (HostPort, io::E
         for p in ports {
             let chosen = done.first().map_or(0, |(d, _)| d.at.port());
             let at = SocketAddr::new(p.at.ip(), chosen);
-            let opened = listen::open(kind(*p), at).and_then(|fd| Ok((sock::local(&fd)?, fd)));
+            let opened = opened(*p, chosen).and_then(|fd| Ok((sock::local(&fd)?, fd)));
             match opened {
                 Ok((own, fd)) => {
                     let at = SocketAddr::new(p.at.ip(), own.port());
@@ -315,7 +335,7 @@ impl Plane {
         stays: &BTreeSet<HostPort>,
         listening: &mut Listening,
     ) -> io::Result<OwnedFd> {
-        let first = listen::open(kind(port), port.at);
+        let first = opened(port, port.at.port());
         let Err(e) = &first else {
             return first;
         };
@@ -333,7 +353,7 @@ impl Plane {
         }
         listening.closed.extend(&in_the_way);
         let _ = self.tell_host_ports(in_the_way, Vec::new());
-        listen::open(kind(port), port.at)
+        opened(port, port.at.port())
     }
 
     /// Undoes what was prepared.
@@ -347,7 +367,7 @@ impl Plane {
                 continue;
             };
             let name = name.to_owned();
-            match listen::open(kind(port), port.at) {
+            match opened(port, port.at.port()) {
                 Ok(fd) => again.push(self.enter_host_port(name, port, fd)),
                 Err(e) => {
                     let refusal = refusal(&name, port, &e);
@@ -486,6 +506,13 @@ impl Plane {
         self.apply(wanted).map(drop)
     }
 
+    /// The ports of the host that sockets of ours are at, of TCP or (`udp`) of UDP.
+    pub(crate) fn own_host_ports(&self, udp: bool) -> BTreeSet<u16> {
+        let open = self.host_ports.open.keys();
+        let of = open.filter(|p| (kind(**p) == sock::Kind::Udp) == udp);
+        of.map(|p| p.at.port()).collect()
+    }
+
     fn published_view(&self, name: &str) -> Option<PublishedView> {
         let config = self.desired.publish.get(name)?.clone();
         let open = self.host_ports.open.iter();
@@ -525,13 +552,18 @@ impl Plane {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use vswitch_core::sys::listen::Interface;
+
+    fn port(at: &str) -> HostPort {
+        HostPort {
+            proto: 6,
+            at: at.parse().unwrap(),
+            interface: None,
+        }
+    }
 
     #[test]
     fn what_is_refused_says_what_to_do() {
-        let port = |at: &str| HostPort {
-            proto: 6,
-            at: at.parse().unwrap(),
-        };
         let privileged = io::Error::from_raw_os_error(listen::NOT_ALLOWED);
         let said = refusal("web", port("127.0.0.1:80"), &privileged);
         assert_eq!(said.status(), 403);
@@ -549,13 +581,19 @@ mod tests {
 
     #[test]
     fn sockets_of_one_port_clash_at_one_address() {
-        let port = |at: &str| HostPort {
-            proto: 6,
-            at: at.parse().unwrap(),
-        };
         let all = port("0.0.0.0:80");
         assert!(clash(all, port("127.0.0.1:80")) && clash(port("127.0.0.1:80"), all));
         assert!(!clash(all, port("[::]:80")) && !clash(all, port("0.0.0.0:81")));
         assert!(!clash(port("127.0.0.1:80"), port("127.0.0.2:80")));
+        let by = |name| HostPort {
+            interface: Interface::new(name),
+            ..all
+        };
+        assert!(clash(all, by("eth0")) && !clash(by("eth0"), by("eth1")));
+        let gone = io::Error::from_raw_os_error(listen::NO_INTERFACE);
+        assert_eq!(
+            refusal("web", by("eth0"), &gone).reason,
+            "the host has no interface eth0"
+        );
     }
 }

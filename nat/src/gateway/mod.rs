@@ -501,10 +501,9 @@ impl Gateway {
         let Some(own) = self.interface(network) else {
             return;
         };
-        let source = match ip {
-            IpAddr::V4(_) => own.source_for(ip),
-            IpAddr::V6(_) => Some(own.link_local.into()),
-        };
+        // The address that answers are sent back to: who is asked then knows its MAC already (RFC 4861 7.2.2). A host that had to ask
+        // for that first may send what waited meanwhile behind what came later.
+        let source = own.source_for(ip);
         let (vid, own_mac) = (own.config.vid, own.config.mac);
         if let Some(source) = source
             && let Some(frame) = resolve::ask((source, own_mac), ip, mac)

@@ -132,8 +132,9 @@ impl Gateway {
                 return Err(why);
             }
         };
-        let hairpin =
-            asked != dst && (out.network == network || self.needs_our_address(network, src.addr));
+        // The container may have the very address and port that its client has asked for.
+        let hairpin = asked != dst && out.network == network
+            || addressed && self.needs_our_address(network, src.addr);
         let mut source = src;
         let towards = towards.unwrap_or(out.network);
         let prefix = match through {

@@ -19,6 +19,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use vswitch_core::clock::Nanos;
 use vswitch_core::stats::Counter;
+use vswitch_core::sys::listen::Interface;
 
 /// Connections of a socket that wait for the container's answer.
 pub(super) const WAITING: usize = 256;
@@ -28,13 +29,15 @@ const FIRST_KEY: usize = 1 << 31;
 pub(super) const TCP: u8 = 6;
 pub(super) const UDP: u8 = 17;
 
-/// A port of the host: TCP or UDP, and the address, which may be unspecified.
+/// A port of the host: TCP or UDP, the address, which may be unspecified, and the interface that clients come by, if they may by one only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HostPort {
     /// 6 or 17.
     pub proto: u8,
     /// Where it listens.
     pub at: SocketAddr,
+    /// What it is bound to.
+    pub interface: Option<Interface>,
 }
 
 /// What came to a port of the host.
@@ -77,8 +80,9 @@ pub(super) struct Listeners {
     /// Flows that wait for the container's answer, and by which socket they came.
     pub(super) opening: HashMap<u32, u32, foldhash::fast::RandomState>,
     any_stalled: bool,
-    /// How many are for datagrams.
+    /// How many are for datagrams, and how many are bound to an interface.
     pub(super) datagrams: usize,
+    bound: usize,
 }
 
 impl Listeners {
@@ -96,8 +100,21 @@ impl Listeners {
             SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
-        let get = |at| self.index.get(&HostPort { proto, at }).copied();
-        get(at).or_else(|| get(SocketAddr::new(any, at.port())))
+        let get = |at| {
+            let interface = None;
+            let port = HostPort {
+                proto,
+                at,
+                interface,
+            };
+            self.index.get(&port).copied()
+        };
+        let any = SocketAddr::new(any, at.port());
+        get(at).or_else(|| get(any)).or_else(|| {
+            let bound = |p: &HostPort| p.proto == proto && (p.at == at || p.at == any);
+            let all = self.index.iter().filter(|_| self.bound > 0);
+            all.filter(|(p, _)| bound(p)).map(|(_, i)| *i).next()
+        })
     }
 
     /// Whether one has something to do.
@@ -179,6 +196,7 @@ impl Slirp {
         }
         all.index.insert(port, i as u32);
         all.datagrams += usize::from(port.proto == UDP);
+        all.bound += usize::from(port.interface.is_some());
         // What has come before it was watched.
         all.touch(i as u32);
         self.table.set_aside(self.listeners.len());
@@ -205,6 +223,7 @@ impl Slirp {
         if let Some(place) = all.slots.get_mut(i as usize) {
             *place = None;
         }
+        all.bound -= usize::from(port.interface.is_some());
         all.opening.retain(|_, by| *by != i);
         all.ready.retain(|r| *r != i);
         self.table.set_aside(self.listeners.len());

@@ -7,12 +7,14 @@ use super::datagram::joined;
 use super::sock::{Kind, of_family};
 use nix::cmsg_space;
 use nix::sys::socket::sockopt::{
-    Ipv4PacketInfo, Ipv6RecvPacketInfo, KeepAlive, OobInline, ReuseAddr, TcpNoDelay,
+    BindToDevice, Ipv4PacketInfo, Ipv6RecvPacketInfo, KeepAlive, OobInline, ReuseAddr, TcpNoDelay,
 };
 use nix::sys::socket::{
     Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockaddrStorage, accept4,
     bind, getpeername, listen, recvmsg, sendmsg, setsockopt,
 };
+use std::ffi::OsString;
+use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -28,6 +30,43 @@ pub const NOT_ALLOWED: i32 = libc::EACCES;
 pub const NO_ADDRESS: i32 = libc::EADDRNOTAVAIL;
 /// The host has no such family.
 pub const NO_FAMILY: i32 = libc::EAFNOSUPPORT;
+/// The host has no such interface.
+pub const NO_INTERFACE: i32 = libc::ENODEV;
+/// Binding to an interface takes a privilege, before Linux 5.7.
+pub const NO_RIGHT: i32 = libc::EPERM;
+
+/// The name of an interface: 1 to 15 bytes without `/`, white space and control characters.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Interface([u8; libc::IFNAMSIZ]);
+
+impl Interface {
+    /// `None`: no interface can be named so.
+    #[must_use]
+    pub fn new(name: &str) -> Option<Interface> {
+        let mut bytes = [0; libc::IFNAMSIZ];
+        let odd = |c: char| c == '/' || c.is_whitespace() || c.is_control();
+        // The kernel wants a zero behind it.
+        let fits = !name.is_empty() && name.len() < bytes.len() && !name.contains(odd);
+        bytes
+            .get_mut(..name.len())
+            .filter(|_| fits)?
+            .copy_from_slice(name.as_bytes());
+        Some(Interface(bytes))
+    }
+
+    /// As text.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        let end = self.0.iter().position(|b| *b == 0).unwrap_or(0);
+        std::str::from_utf8(self.0.get(..end).unwrap_or_default()).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for Interface {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
 
 /// As the standard library has it.
 pub(super) fn address(a: &SockaddrStorage) -> Option<SocketAddr> {
@@ -41,6 +80,11 @@ pub(super) fn address(a: &SockaddrStorage) -> Option<SocketAddr> {
 /// Opens a stream that listens, or a socket for datagrams, at an address and port; port 0 is one that the kernel picks. Errors: as
 /// socket(2), bind(2) and listen(2).
 pub fn open(kind: Kind, at: SocketAddr) -> io::Result<OwnedFd> {
+    open_on(kind, at, None)
+}
+
+/// The same, of what comes by an interface alone. Errors besides: ENODEV; EPERM before Linux 5.7 without CAP_NET_RAW.
+pub fn open_on(kind: Kind, at: SocketAddr, on: Option<Interface>) -> io::Result<OwnedFd> {
     if kind == Kind::Ping {
         return Err(io::ErrorKind::InvalidInput.into());
     }
@@ -52,6 +96,9 @@ pub fn open(kind: Kind, at: SocketAddr) -> io::Result<OwnedFd> {
         setsockopt(&fd, Ipv4PacketInfo, &true)?;
     } else {
         setsockopt(&fd, Ipv6RecvPacketInfo, &true)?;
+    }
+    if let Some(on) = on {
+        setsockopt(&fd, BindToDevice, &OsString::from(on.name()))?;
     }
     bind(fd.as_raw_fd(), &SockaddrStorage::from(at))?;
     if kind == Kind::Tcp {
@@ -206,6 +253,21 @@ mod tests {
         far.read_to_end(&mut all).unwrap();
         assert_eq!(all, b"abc");
         assert!(far.write(b"").is_ok());
+    }
+
+    #[test]
+    fn what_comes_by_an_interface_alone() {
+        for odd in ["", "a b", "a/b", "sixteen-letters-x"] {
+            assert_eq!(Interface::new(odd), None, "{odd}");
+        }
+        let lo = Interface::new("lo").unwrap();
+        assert_eq!(lo.name(), "lo");
+        let fd = open_on(Kind::Tcp, at("0.0.0.0:0"), Some(lo)).unwrap();
+        let port = sock::local(&fd).unwrap().port();
+        TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let none = Interface::new("no-such-one");
+        let gone = open_on(Kind::Udp, at("0.0.0.0:0"), none).unwrap_err();
+        assert_eq!(gone.raw_os_error(), Some(NO_INTERFACE));
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Where sockets of the host leave from: an address, an interface.
 //!
 //! A socket is bound before it connects. What is towards the host's own loopback is left as it is: no interface leads there, and who
-//! listens there expects to be asked from there. Binding to an interface takes no privilege from Linux 5.7 on.
+//! listens there expects to be asked from there. Binding to an interface takes no privilege from Linux 5.7 on. There is no other means before:
+//! IP_UNICAST_IF is for datagrams that are sent unconnected, and connect(2) of streams doesn't look at it in any version.
 
 use nix::errno::Errno;
 use nix::sys::socket::sockopt::{BindToDevice, IpBindAddressNoPort};

@@ -242,6 +242,36 @@ fn pasta_is_by_itself_and_follows_ports() {
     );
 }
 
+#[test]
+fn who_opens_sockets_in_the_container_can_do_nothing_else() {
+    let lab = user_lab!("isolation-opener", "newuidmap");
+    let site = Site::new(&lab);
+    let text = format!(
+        "{CONTAINER}
+         pasta --config-net -t none -u none --no-map-gw -T auto --pid number $P
+         [ $(cat number) = $(pidof pasta | tr ' ' '\\n' | sort -n | tail -1) ]
+         exec python3 -c '{WHO}' 8130 8130"
+    );
+    let mut host = site.spawn(&[], &["bash", "-ec", &text]);
+    host.wait_for("serving");
+    let both = settled(&site.machine, "pasta", 2);
+    let (opener, server) = (&both[0], &both[1]);
+    // In the container's namespaces, with its right to ports below 1024.
+    assert_eq!(own(&site.machine, opener), ["net", "user"]);
+    assert_confined(&site.machine, opener, true);
+    assert_eq!(own(&site.machine, server), ALL);
+    assert_confined(&site.machine, server, false);
+    assert_rootless(&site, server);
+    // What the host listens on is found from there.
+    let ask = ["python3", "-c", ASK_WHO, "SOCK_STREAM", "127.0.0.1", "8130"];
+    let inside = ["nsenter", "--user", "--net", "-t", opener];
+    wait_until("the host's port to be the container's", || {
+        site.machine.run(&[&inside[..], &ask].concat()).stdout == "127.0.0.1\n"
+    });
+    site.machine.ok(&["kill", "-KILL", server]);
+    none_is_left(&site, "pasta");
+}
+
 /// A container of root's, and one of ours for it with these options; its processes.
 fn of_root(site: &Site, options: &str) -> (vswitch_tests::Background, Vec<String>) {
     let text = format!(

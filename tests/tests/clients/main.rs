@@ -3,7 +3,9 @@
 mod attach;
 mod control_socket;
 mod docker;
+mod flags;
 mod isolation;
+mod loopback;
 mod pasta;
 mod podman;
 mod rootlesskit;

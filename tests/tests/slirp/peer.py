@@ -309,9 +309,11 @@ def datagrams(port):
         s.sendto(f"{a[0]} {a[1]}".encode() if b == b"who" else b, a)
 
 
-def datagram(host, port, size, count=1):
+def datagram(host, port, size, count=1, own=0):
     info = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
     s = socket.socket(info[0], info[1])
+    if own:
+        s.bind(("", int(own)))
     s.settimeout(5)
     s.connect(info[4])
     good = 0
@@ -466,10 +468,12 @@ def shout(group, port):
     print("sent")
 
 
-def who(host, port):
+def who(host, port, own=0):
     """As whom a datagram arrives."""
     info = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
     s = socket.socket(info[0], info[1])
+    if own:
+        s.bind(("", int(own)))
     s.settimeout(5)
     s.connect(info[4])
     try:

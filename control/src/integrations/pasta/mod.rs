@@ -20,16 +20,19 @@ use super::attach::{AttachError, Session, Wish, named_by_parent};
 use super::control::{self, Control, ControlError, Serve, Wanted};
 use super::inside::{InsideError, Tap};
 use super::isolate::{self, Left};
+use super::opener::Opener;
 use super::sandbox::{self, Reach};
 use super::single::{Ends, Other, Single, SingleError};
+use crate::api::lock;
 use crate::logging::{self, LogFormat};
+use crate::model::Protocol;
 use command::{CommandError, Started};
 use host::Host;
-use loopback::Loopback;
+use loopback::Followed;
 use network::Plan;
 use options::Options;
 use ports::Forward;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -58,7 +61,9 @@ enum PastaError {
     Host(io::Error),
     #[error(transparent)]
     Command(#[from] CommandError),
-    #[error("starting the threads of --tcp-ns: {0}; raise the limits of processes and open files")]
+    #[error(
+        "starting the threads of --tcp-ns and --udp-ns: {0}; raise the limits of processes and open files"
+    )]
     Loopback(io::Error),
     #[error("{}: {source}; name a file that can be written", path.display())]
     File { path: PathBuf, source: io::Error },
@@ -138,6 +143,7 @@ fn start(mut o: Options, serve: Option<Serve>) -> Result<ExitCode, PastaError> {
     let mut reach = Reach {
         process: o.process().filter(|_| session.is_none()),
         daemon: session.map(|s| s.socket().to_owned()),
+        host: !o.followed_to_host().is_empty(),
         ports: session.is_none()
             && (wanted.is_some() || o.forwards().iter().flatten().any(|f| *f != Forward::None)),
         ..Reach::default()
@@ -240,6 +246,27 @@ fn leave(o: &Options, log: Option<&File>, nowhere: &File) {
     }
 }
 
+/// What of the host's ports is followed for the container's loopback; its own leave out those that lead to the container.
+fn followed(o: &Options, plan: &Plan, single: Option<&Single>, opener: Opener) -> Option<Followed> {
+    let wanted = o.followed_to_host();
+    if wanted.is_empty() {
+        return None;
+    }
+    let listed = plan.publish(o);
+    let plane = single.map(|s| s.plane().clone());
+    let own = move |udp: bool| -> BTreeSet<u16> {
+        if let Some(plane) = &plane {
+            return lock(plane).own_host_ports(udp);
+        }
+        let protocol = if udp { Protocol::Udp } else { Protocol::Tcp };
+        let of = listed
+            .values()
+            .filter(|p| p.protocol == protocol && !p.auto);
+        of.flat_map(|p| p.ports.0.0..=p.ports.0.1).collect()
+    };
+    Some(Followed::new(wanted, opener, Box::new(own)))
+}
+
 fn run(
     o: &Options,
     plan: &Plan,
@@ -252,15 +279,10 @@ fn run(
     let ends = Ends::new()?;
     let process = command.or(tap.process.as_ref());
     let process = process.map(AsFd::as_fd).map(Other::Process);
-    let to_host = |(fd, inside)| {
-        let leads = o.to_host().into_iter().find(|l| l.0 == inside);
-        leads.map(|(_, to)| (fd, to))
-    };
-    let to_host: Vec<_> = tap.listeners.into_iter().filter_map(to_host).collect();
-    let _loopback = match to_host.is_empty() {
-        true => None,
-        false => Some(Loopback::start(to_host.into_iter()).map_err(PastaError::Loopback)?),
-    };
+    // Sockets keep the namespace: where that has a name, who has stayed there tells of its end.
+    let watch = tap.opener.as_ref().map(Opener::watch).transpose();
+    let watch = watch.map_err(PastaError::Loopback)?;
+    let process = process.or(watch.as_ref().map(|w| Other::HangUp(w.as_fd())));
     let mut single = match session {
         Some(session) => {
             session.attach(&tap.queue)?;
@@ -276,6 +298,14 @@ fn run(
             Some(Single::start(plan.topology(o), &taps, control)?)
         }
     };
+    let to_host = tap.listeners.into_iter().filter_map(|(fd, from)| {
+        let lead = o.to_host().into_iter().find(|l| l.from == from);
+        lead.map(|lead| (fd, lead))
+    });
+    if let Some(opener) = tap.opener {
+        let followed = followed(o, plan, single.as_ref(), opener);
+        loopback::start(to_host, followed).map_err(PastaError::Loopback)?;
+    }
     let is_followed = |f: &Forward| matches!(f, Forward::Followed(..));
     if o.process().is_none() && o.forwards().iter().flatten().any(is_followed) {
         tracing::warn!("ports are followed of a PID only: name those to forward");

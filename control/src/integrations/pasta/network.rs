@@ -20,6 +20,8 @@ pub(super) const PORT: &str = "container";
 const NETWORK: &str = "pasta";
 /// An address of ours where nothing gives one (RFC 7600).
 const DUMMY: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
+/// The same of IPv6: of a prefix that is nobody's (RFC 6666).
+const DUMMY6: Ipv6Addr = Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 8);
 /// The router's MAC address, that of pasta.
 const MAC: MacAddr = MacAddr([0x9a, 0x55, 0x9a, 0x55, 0x9a, 0x55]);
 /// Where the host has no address: those of slirp4netns.
@@ -139,7 +141,8 @@ impl Plan {
             name: self.interface.clone(),
             apart: true,
             loopback: true,
-            listen: o.to_host().into_iter().map(|(inside, _)| inside).collect(),
+            listen: o.to_host().iter().map(|lead| lead.from).collect(),
+            stays: !o.to_host().is_empty() || !o.followed_to_host().is_empty(),
             setup: o.config_net.then(|| Configured {
                 mtu: o.mtu,
                 mac: o.ns_mac_addr.as_ref().map(|m| m.0),
@@ -210,7 +213,7 @@ impl Plan {
                     }
                     (Forward::Followed(at, ranges), Some(pid)) => {
                         let inside = self.container();
-                        let one = |r: &(u16, u16)| ports::followed(protocol, pid, *at, *r, &inside);
+                        let one = |r: &(u16, u16)| ports::followed(protocol, pid, at, *r, &inside);
                         list.extend(ranges.iter().map(one));
                     }
                     _ => {}
@@ -227,8 +230,12 @@ impl Plan {
         let mut own = self.dns.clone();
         own.sort_unstable();
         own.dedup();
-        if !own.iter().any(IpAddr::is_ipv4) && !o.ipv6_only || own.is_empty() {
-            own.push(DUMMY.into());
+        // It stands for clients that the container couldn't answer: on the host itself, or with its own address.
+        for dummy in [IpAddr::from(DUMMY), DUMMY6.into()] {
+            let lacks = !own.iter().any(|ip| ip.is_ipv4() == dummy.is_ipv4());
+            if lacks && self.has(&dummy) {
+                own.push(dummy);
+            }
         }
         let host = |ip: IpAddr| Cidr((ip, if ip.is_ipv4() { 32 } else { 128 }));
         Gateway {

@@ -1,19 +1,20 @@
 //! What pasta is told: flags and their check.
 
 use super::super::inside::{InsideError, Place};
-use super::ports::{Forward, Listed};
+use super::ports::{Forward, Lead, Wanted};
 use crate::units::Mac;
 use clap::{CommandFactory, Parser};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
+use vswitch_core::sys::sock::Kind;
 
 /// The first line is what callers show; pasta has dates there.
 const VERSION: &str = concat!("pasta 0.0~vswitch-", env!("CARGO_PKG_VERSION"), "\n");
 
-/// Sockets of `--tcp-ns` at most, of both families.
-const MOST_TO_HOST: usize = 512;
+/// Sockets of `--tcp-ns` and `--udp-ns` at most, of both families.
+pub(super) const MOST_TO_HOST: usize = 512;
 
 const AFTER_HELP: &str = "\
 This is the switch of vswitch under the command line of pasta. With a PID or --netns it goes to the background when the network is there; a \
@@ -172,16 +173,16 @@ pub(super) struct Options {
     /// The router's address doesn't stand for the host's loopback.
     #[arg(long)]
     pub(super) no_map_gw: bool,
-    /// TCP ports of the host that lead to the container: `none`, `auto`, `all`, or a list like 127.0.0.1/8080:80, where ~22 excludes.
+    /// TCP ports of the host that lead to the container: `none`, `auto`, `all`, or a list like 127.0.0.1/8080:80 or %eth0/80, where ~22 excludes.
     #[arg(short, long, value_name = "PORTS")]
     tcp_ports: Vec<Forward>,
     /// UDP ports of the host that lead to the container.
     #[arg(short, long, value_name = "PORTS")]
     udp_ports: Vec<Forward>,
-    /// TCP ports of the container's loopback that lead to the host's: `none`, the default, or a list like 5432 or 5432:15432.
+    /// TCP ports of the container's loopback that lead to the host's: `none`, the default, `auto`, or a list like 5432 or 5432:15432.
     #[arg(short = 'T', long, value_name = "PORTS")]
     tcp_ns: Vec<Forward>,
-    /// Taken: `none`; nothing else is offered.
+    /// UDP ports of the container's loopback that lead to the host's.
     #[arg(short = 'U', long, value_name = "PORTS")]
     udp_ns: Vec<Forward>,
     /// Stay in the foreground.
@@ -270,17 +271,10 @@ pub(super) fn read() -> Result<Options, ExitCode> {
         // It would wait for DHCP, which isn't served.
         options.config_net = true;
     }
-    if options.udp_ns.iter().any(|f| *f != Forward::None) {
-        let remedy = "have the container use --map-host-loopback instead";
-        return Err(wrong(&format!("--udp-ns isn't offered: {remedy}")));
-    }
-    let followed = |f: &Forward| matches!(f, Forward::Followed(..));
-    if options.tcp_ns.iter().any(followed) {
-        let text = "--tcp-ns: what the host listens on isn't followed; list ports, such as 5432 or 5432:15432";
-        return Err(wrong(text));
-    }
     if options.to_host().len() > MOST_TO_HOST {
-        let text = format!("--tcp-ns: {MOST_TO_HOST} ports at most; list fewer");
+        let text = format!(
+            "--tcp-ns and --udp-ns: {MOST_TO_HOST} ports at most, each family's for one; list fewer"
+        );
         return Err(wrong(&text));
     }
     Ok(options)
@@ -302,13 +296,31 @@ impl Options {
         none.then_some(&self.words)
     }
 
-    /// Addresses of the container's loopback, and of the host's, that they lead to.
-    pub(super) fn to_host(&self) -> Vec<(SocketAddr, SocketAddr)> {
-        let listed = self.tcp_ns.iter().filter_map(|f| match f {
-            Forward::Listed(l) => Some(l),
+    fn of_loopback(&self) -> impl Iterator<Item = (Kind, &Forward)> {
+        let tcp = self.tcp_ns.iter().map(|f| (Kind::Tcp, f));
+        tcp.chain(self.udp_ns.iter().map(|f| (Kind::Udp, f)))
+    }
+
+    /// Ports of the container's loopback that lead to the host's, as they are listed.
+    pub(super) fn to_host(&self) -> Vec<Lead> {
+        let listed = self.of_loopback().filter_map(|(kind, f)| match f {
+            Forward::Listed(l) => Some(l.iter().flat_map(move |l| l.to_host(kind))),
             _ => None,
         });
-        listed.flatten().flat_map(Listed::to_host).collect()
+        listed.flatten().collect()
+    }
+
+    /// Of which ports of the container's loopback those lead to the host's that the host listens on.
+    pub(super) fn followed_to_host(&self) -> Vec<Wanted> {
+        let followed = self.of_loopback().filter_map(|(kind, f)| match f {
+            Forward::Followed(at, ranges) => Some(Wanted {
+                kind,
+                at: at.clone(),
+                ports: ranges.clone(),
+            }),
+            _ => None,
+        });
+        followed.collect()
     }
 
     /// The namespace, if it isn't named by a process.
@@ -360,6 +372,7 @@ pub(super) fn v6(ip: &IpAddr) -> Option<Ipv6Addr> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::opener::Listen;
     use super::*;
 
     fn parse(args: &str) -> Result<Options, clap::Error> {
@@ -398,7 +411,14 @@ mod tests {
         assert_eq!(words("-4 sleep -x 5").unwrap(), ["sleep", "-x", "5"]);
         assert_eq!(words("-- curl -s 42").unwrap(), ["curl", "-s", "42"]);
         let to_host = |args: &str| parse(args).unwrap().to_host();
-        let leads = |from: &str, to: &str| (from.parse().unwrap(), to.parse().unwrap());
+        let leads = |from: &str, to: &str| Lead {
+            from: Listen {
+                kind: Kind::Tcp,
+                at: from.parse().unwrap(),
+                on: None,
+            },
+            to: to.parse().unwrap(),
+        };
         let both = [
             leads("127.0.0.1:80", "127.0.0.1:81"),
             leads("[::1]:80", "[::1]:81"),
@@ -406,6 +426,12 @@ mod tests {
         assert_eq!(to_host("-T 80:81 42"), both);
         assert_eq!(to_host("-T ::1/80:81 42"), both[1..]);
         assert_eq!(to_host("-T 80-89,~81-89 -T none 42").len(), 2);
+        let udp = to_host("-U 192.0.2.7%lo/53 42");
+        assert_eq!((udp.len(), udp[0].from.kind), (1, Kind::Udp));
+        assert_eq!(udp[0].from.at, "192.0.2.7:53".parse().unwrap());
+        assert_eq!(udp[0].to, "127.0.0.1:53".parse().unwrap());
+        let o = parse("-T auto -U ~53 42").unwrap();
+        assert_eq!((o.to_host().len(), o.followed_to_host().len()), (0, 2));
     }
 
     #[test]

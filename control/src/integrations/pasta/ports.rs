@@ -1,33 +1,57 @@
-//! Port forwards as pasta writes them: `none`, `auto`, `all`, or a list like `127.0.0.1/8080-8089:80-89,53,~8085`.
+//! Port forwards as pasta writes them: `none`, `auto`, `all`, or a list like `127.0.0.1%lo/8080-8089:80-89,53,~8085`.
 //!
 //! A list that only excludes is of all ports but those. As with `auto`, of all ports those are forwarded that the container listens on, as it comes
 //! and goes: to a client outside that is the same, and no port of the host is taken in vain.
 
+use super::super::opener::Listen;
 use crate::model::{Protocol, PublishedPort};
 use crate::units::Ports;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::str::FromStr;
+use vswitch_core::sys::listen::Interface;
+use vswitch_core::sys::sock::Kind;
 
 /// What one option asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Forward {
     None,
-    /// Of these ports, at an address or all, what is listened on inside.
-    Followed(Option<IpAddr>, Vec<(u16, u16)>),
+    /// Of these ports, what is listened on at the other side.
+    Followed(At, Vec<(u16, u16)>),
     Listed(Vec<Listed>),
 }
 
-/// Ports of the host and where they begin in the container.
+/// Where it is listened: at an address, by an interface; by default at all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct At {
+    pub(super) address: Option<IpAddr>,
+    interface: Option<String>,
+}
+
+/// Ports of one side and where they begin at the other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Listed {
-    address: Option<IpAddr>,
+    at: At,
     ports: (u16, u16),
     first: u16,
 }
 
-const LIKE: &str =
-    "write ports like 8080, 8080:80, 127.0.0.1/8000-8009:80-89 or ~22, separated by commas";
+/// A port of the container that leads to one of the host's loopback.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Lead {
+    pub(super) from: Listen,
+    pub(super) to: SocketAddr,
+}
+
+/// Ports of the container's loopback that lead to the host's while the host listens on them.
+#[derive(Clone, Debug)]
+pub(super) struct Wanted {
+    pub(super) kind: Kind,
+    pub(super) at: At,
+    pub(super) ports: Vec<(u16, u16)>,
+}
+
+const LIKE: &str = "write ports like 8080, 8080:80, 127.0.0.1/8000-8009:80-89, %eth0/80 or ~22, separated by commas";
 
 fn range(text: &str) -> Option<(u16, u16)> {
     let (a, b) = text.split_once('-').unwrap_or((text, text));
@@ -35,14 +59,63 @@ fn range(text: &str) -> Option<(u16, u16)> {
     (a != 0 && a <= b).then_some((a, b))
 }
 
-fn listed(address: Option<IpAddr>, text: &str) -> Option<Listed> {
+fn listed(at: &At, text: &str) -> Option<Listed> {
     let (outer, inner) = text.split_once(':').unwrap_or((text, text));
     let (ports, inner) = (range(outer)?, range(inner)?);
     (ports.1 - ports.0 == inner.1 - inner.0).then_some(Listed {
-        address,
+        at: at.clone(),
         ports,
         first: inner.0,
     })
+}
+
+impl FromStr for At {
+    type Err = String;
+    fn from_str(text: &str) -> Result<At, String> {
+        let (address, interface) = match text.split_once('%') {
+            Some((address, name)) => (address, Some(name)),
+            None => (text, None),
+        };
+        if let Some(name) = interface.filter(|name| Interface::new(name).is_none()) {
+            return Err(format!(
+                "`{name}` can't be the name of an interface: {LIKE}"
+            ));
+        }
+        let ip = match address {
+            "" if interface.is_some() => None,
+            _ => {
+                let ip = address.trim_start_matches('[').trim_end_matches(']');
+                let ip = ip.parse::<IpAddr>();
+                Some(ip.map_err(|_| format!("`{address}` isn't an address: {LIKE}"))?)
+            }
+        };
+        Ok(At {
+            address: ip.filter(|ip| !ip.is_unspecified()),
+            interface: interface.map(str::to_owned),
+        })
+    }
+}
+
+impl At {
+    fn is_of(&self, v4: bool) -> bool {
+        self.address.is_none_or(|a| a.is_ipv4() == v4)
+    }
+
+    /// A port of the container, at its loopback if no address is given, that leads to one of the host's loopback.
+    pub(super) fn lead(&self, kind: Kind, v4: bool, port: u16, to: u16) -> Option<Lead> {
+        let loopback: IpAddr = match v4 {
+            true => Ipv4Addr::LOCALHOST.into(),
+            false => Ipv6Addr::LOCALHOST.into(),
+        };
+        self.is_of(v4).then(|| Lead {
+            from: Listen {
+                kind,
+                at: SocketAddr::new(self.address.unwrap_or(loopback), port),
+                on: self.interface.as_deref().and_then(Interface::new),
+            },
+            to: SocketAddr::new(loopback, to),
+        })
+    }
 }
 
 /// What is left of a range without others.
@@ -65,17 +138,13 @@ fn without(range: (u16, u16), excluded: &[(u16, u16)]) -> Vec<(u16, u16)> {
 impl Forward {
     /// What is listened on inside.
     pub(super) fn auto() -> Forward {
-        Forward::Followed(None, vec![(1, u16::MAX)])
+        Forward::Followed(At::default(), vec![(1, u16::MAX)])
     }
 
     /// All ports but these, and but those that the kernel gives out by itself.
-    fn all_but(
-        address: Option<IpAddr>,
-        mut excluded: Vec<(u16, u16)>,
-        given_out: &RangeInclusive<u16>,
-    ) -> Forward {
+    fn all_but(at: At, mut excluded: Vec<(u16, u16)>, given_out: &RangeInclusive<u16>) -> Forward {
         excluded.push((*given_out.start(), *given_out.end()));
-        Forward::Followed(address, without((1, u16::MAX), &excluded))
+        Forward::Followed(at, without((1, u16::MAX), &excluded))
     }
 }
 
@@ -86,21 +155,12 @@ impl FromStr for Forward {
         match text {
             "none" => return Ok(Forward::None),
             "auto" => return Ok(Forward::auto()),
-            "all" => return Ok(Forward::all_but(None, Vec::new(), &given_out())),
+            "all" => return Ok(Forward::all_but(At::default(), Vec::new(), &given_out())),
             _ => {}
         }
-        if text.contains('%') {
-            let what = "forwards of one interface of the host aren't offered";
-            return Err(format!("{what}, name an address of it instead: {LIKE}"));
-        }
-        let (address, list) = match text.rsplit_once('/') {
-            Some((address, list)) => {
-                let ip = address.trim_start_matches('[').trim_end_matches(']');
-                let ip = ip.parse::<IpAddr>();
-                let ip = ip.map_err(|_| format!("`{address}` isn't an address: {LIKE}"))?;
-                (Some(ip).filter(|ip| !ip.is_unspecified()), list)
-            }
-            None => (None, text),
+        let (at, list) = match text.rsplit_once('/') {
+            Some((at, list)) => (at.parse()?, list),
+            None => (At::default(), text),
         };
         let wrong =
             |t: &str| format!("`{t}` isn't a port or range: {LIKE}, `auto`, `all` or `none`");
@@ -109,26 +169,23 @@ impl FromStr for Forward {
             match t.strip_prefix('~') {
                 Some(t) => excluded.push(range(t).ok_or_else(|| wrong(t))?),
                 None if t == "auto" => auto = true,
-                None => wanted.push(listed(address, t).ok_or_else(|| wrong(t))?),
+                None => wanted.push(listed(&at, t).ok_or_else(|| wrong(t))?),
             }
         }
         if auto && wanted.is_empty() {
-            return Ok(Forward::Followed(
-                address,
-                without((1, u16::MAX), &excluded),
-            ));
+            return Ok(Forward::Followed(at, without((1, u16::MAX), &excluded)));
         }
         if auto {
             let reason = "`auto` and listed ports are options each, as in -t auto -t 8080";
             return Err(reason.to_owned());
         }
         if wanted.is_empty() {
-            return Ok(Forward::all_but(address, excluded, &given_out()));
+            return Ok(Forward::all_but(at, excluded, &given_out()));
         }
         let cut = |l: Listed| {
             let left = without(l.ports, &excluded).into_iter();
             left.map(move |ports| Listed {
-                address: l.address,
+                at: l.at.clone(),
                 ports,
                 first: l.first + (ports.0 - l.ports.0),
             })
@@ -144,28 +201,24 @@ impl FromStr for Forward {
 }
 
 impl Listed {
-    /// The container's loopback, or the address, and the host's, port by port.
-    pub(super) fn to_host(&self) -> Vec<(SocketAddr, SocketAddr)> {
+    /// The ports of the container's loopback, or at the address, that lead to the host's loopback.
+    pub(super) fn to_host(&self, kind: Kind) -> Vec<Lead> {
         let (from, to) = self.ports;
-        let both: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
-        let family = |ip: &IpAddr| self.address.is_none_or(|a| a.is_ipv4() == ip.is_ipv4());
-        let at = both.into_iter().filter(family);
-        let all = at.flat_map(|ip| (from..=to).map(move |n| (ip, n)));
-        all.map(|(ip, n)| {
-            let inside = SocketAddr::new(self.address.unwrap_or(ip), n);
-            (inside, SocketAddr::new(ip, self.first + (n - from)))
-        })
-        .collect()
+        let numbers = [true, false]
+            .into_iter()
+            .flat_map(|v4| (from..=to).map(move |n| (v4, n)));
+        let lead = |(v4, n)| self.at.lead(kind, v4, n, self.first + (n - from));
+        numbers.filter_map(lead).collect()
     }
 
     /// As a published port that leads to the container.
     pub(super) fn published(&self, protocol: Protocol, container: &[IpAddr]) -> PublishedPort {
-        let family = |ip: &&IpAddr| self.address.is_none_or(|a| a.is_ipv4() == ip.is_ipv4());
-        let to = container.iter().filter(family);
+        let to = container.iter().filter(|ip| self.at.is_of(ip.is_ipv4()));
         let to = to.filter_map(|ip| SocketAddr::new(*ip, self.first).to_string().parse().ok());
         PublishedPort {
             protocol,
-            address: self.address,
+            address: self.at.address,
+            interface: self.at.interface.clone(),
             ..PublishedPort::new(Ports(self.ports), to.collect())
         }
     }
@@ -175,16 +228,16 @@ impl Listed {
 pub(super) fn followed(
     protocol: Protocol,
     pid: i32,
-    address: Option<IpAddr>,
+    at: &At,
     ports: (u16, u16),
     container: &[IpAddr],
 ) -> PublishedPort {
-    let family = |ip: &&IpAddr| address.is_none_or(|a| a.is_ipv4() == ip.is_ipv4());
-    let to = container.iter().filter(family);
+    let to = container.iter().filter(|ip| at.is_of(ip.is_ipv4()));
     let to = to.filter_map(|ip| ip.to_string().parse().ok());
     PublishedPort {
         protocol,
-        address,
+        address: at.address,
+        interface: at.interface.clone(),
         auto: true,
         netns: Some(format!("pid:{pid}")),
         ..PublishedPort::new(Ports(ports), to.collect())
@@ -203,9 +256,9 @@ mod tests {
         };
         let podman = read("127.0.0.1/8085-8085:80-80");
         assert_eq!((podman[0].ports, podman[0].first), ((8085, 8085), 80));
-        assert_eq!(podman[0].address, "127.0.0.1".parse().ok());
+        assert_eq!(podman[0].at.address, "127.0.0.1".parse().ok());
         assert_eq!(read("[::1]/53,5353:53").len(), 2);
-        assert_eq!(read("0.0.0.0/53")[0].address, None);
+        assert_eq!(read("0.0.0.0/53")[0].at.address, None);
         let to = ["192.0.2.7".parse().unwrap(), "2001:db8::7".parse().unwrap()];
         let p = podman[0].published(Protocol::Tcp, &to);
         assert_eq!(
@@ -229,22 +282,57 @@ mod tests {
         let mapped = [((2000, 2009), 80), ((2021, 2030), 101)];
         assert_eq!(read("2000-2030:80-110,~2010-2020"), mapped);
         assert_eq!(read("192.0.2.1/53,80,~80"), [((53, 53), 53)]);
-        let all = Forward::all_but(None, vec![(1, 79), (81, 81)], &(100..=65_000));
+        let all = Forward::all_but(At::default(), vec![(1, 79), (81, 81)], &(100..=65_000));
         let ranges = vec![(80, 80), (82, 99), (65_001, 65_535)];
-        assert_eq!(all, Forward::Followed(None, ranges));
+        assert_eq!(all, Forward::Followed(At::default(), ranges));
         let but = "auto,~22".parse();
         let ranges = vec![(1, 21), (23, 65_535)];
-        assert_eq!(but, Ok(Forward::Followed(None, ranges)));
-        assert!(matches!("~22".parse(), Ok(Forward::Followed(None, r)) if r[0] == (1, 21)));
-        assert!(matches!("all".parse(), Ok(Forward::Followed(None, _))));
+        assert_eq!(but, Ok(Forward::Followed(At::default(), ranges)));
+        assert!(matches!("~22".parse(), Ok(Forward::Followed(_, r)) if r[0] == (1, 21)));
+        assert!(matches!("all".parse(), Ok(Forward::Followed(..))));
         let one = "127.0.0.1/~22".parse();
-        assert!(matches!(one, Ok(Forward::Followed(Some(_), _))));
+        assert!(matches!(one, Ok(Forward::Followed(at, _)) if at.address.is_some()));
+    }
+
+    #[test]
+    fn interfaces_are_named() {
+        let read = |t: &str| match t.parse() {
+            Ok(Forward::Listed(l)) => l[0].at.clone(),
+            Ok(Forward::Followed(at, _)) => at,
+            other => panic!("{t}: {other:?}"),
+        };
+        let at = |address: &str, name: &str| At {
+            address: address.parse().ok(),
+            interface: Some(name.to_owned()),
+        };
+        assert_eq!(read("192.0.2.1%eth0/22"), at("192.0.2.1", "eth0"));
+        assert_eq!(
+            read("[2001:db8::1]%eth0/22:23,80"),
+            at("2001:db8::1", "eth0")
+        );
+        assert_eq!(read("%eth0/22"), at("", "eth0"));
+        assert_eq!(read("0.0.0.0%eth0/22"), at("", "eth0"));
+        assert_eq!(read("%eth0/~22"), at("", "eth0"));
+        assert_eq!(read("%eth0/auto"), at("", "eth0"));
     }
 
     #[test]
     fn mistakes_are_told() {
         for t in [
-            "", "0", "9-8", "1-2:5-9", "x/80", "80:", "80,~80", "~x", "70000", "1,,2", "%eth0/80",
+            "",
+            "0",
+            "9-8",
+            "1-2:5-9",
+            "x/80",
+            "80:",
+            "80,~80",
+            "~x",
+            "70000",
+            "1,,2",
+            "%eth0",
+            "%/80",
+            "%sixteen-letters-x/80",
+            "x%eth0/80",
         ] {
             let told = t.parse::<Forward>().unwrap_err();
             assert!(told.contains("8080:80"), "{t}: {told}");

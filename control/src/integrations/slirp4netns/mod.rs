@@ -119,6 +119,7 @@ fn run(options: &Options, by: Option<Serve>) -> Result<u8, SlirpError> {
     let tap = match options.socket() {
         Some(socket) => match connected(socket, &ends, exit.as_ref())? {
             Some(queue) => Tap {
+                opener: None,
                 queue,
                 process: None,
                 listeners: Vec::new(),
@@ -135,6 +136,7 @@ fn run(options: &Options, by: Option<Serve>) -> Result<u8, SlirpError> {
     let control = wanted.map(|w| w.bind()).transpose()?;
     let api = options.api_socket.as_deref().map(api::bind).transpose()?;
     let reach = Reach {
+        host: false,
         process: None,
         socket: options.api_socket.clone(),
         control: control.as_ref().map(|c| c.socket.path().to_owned()),

@@ -45,6 +45,7 @@ pub(super) fn inside(o: &Options) -> Inside {
         apart: o.exit_fd.is_none(),
         loopback: false,
         listen: Vec::new(),
+        stays: false,
         setup: o.configure.then(|| Configured {
             mtu: o.mtu,
             mac: o.macaddress.as_ref().map(|m| m.0),

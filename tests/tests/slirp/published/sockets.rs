@@ -237,3 +237,55 @@ fn what_a_container_listens_on_is_published_as_it_comes_and_goes() {
     assert_eq!(said, "ConnectionRefusedError 111");
     d.assert_ledger();
 }
+
+#[test]
+fn a_port_of_one_interface() {
+    let lab = tap_lab!("pub-interface");
+    let Site { d, a, outside } = site(&lab, "1500");
+    let _server = serve(&a, "serve", "7000");
+    let _datagrams = serve(&a, "datagrams", "7000");
+    publish(&d, "web", &["--ports", "8080", "--interface", "out0"]);
+    let udp = [
+        "--ports",
+        "8080",
+        "--interface",
+        "out0",
+        "--protocol",
+        "udp",
+    ];
+    publish(&d, "calls", &udp);
+    for (host, far) in HOST
+        .into_iter()
+        .zip(["::ffff:198.51.100.254", "2001:db8:2::254"])
+    {
+        assert_eq!(peer(&outside, &["peer", host, "8080"]), far);
+        assert_eq!(
+            peer(&outside, &["who", host, "8080"]),
+            format!("{far} same port")
+        );
+    }
+    // A client on the host comes by the interface whose address it asks.
+    for (own, wanted) in [
+        (HOST[0], "connected"),
+        ("127.0.0.1", "ConnectionRefusedError 111"),
+        ("::1", "ConnectionRefusedError 111"),
+    ] {
+        assert_eq!(peer(d.host(), &["attempt", own, "8080"]), wanted, "{own}");
+    }
+    assert_eq!(shown(&d, "web")["config"]["interface"], "out0");
+    assert!(d.ctl(&["publish", "show"]).contains("any%out0"));
+    let add = [
+        "publish",
+        "add",
+        "other",
+        "--to",
+        "192.0.2.10",
+        "--ports",
+        "8081",
+    ];
+    let said = d.ctl_fails(&[&add[..], &["--interface", "gone0"]].concat());
+    assert!(said.contains("has no interface gone0"), "{said}");
+    let said = d.ctl_fails(&[&add[..], &["--interface", "a b"]].concat());
+    assert!(said.contains("can't be the name"), "{said}");
+    d.assert_ledger();
+}
