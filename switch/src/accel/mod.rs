@@ -16,10 +16,17 @@
 //! The programs count frames and bytes per port in memory that is mapped here, so that counters are true at any moment. Once a second,
 //! while there are entries, [`Accelerator::sweep`] removes those that are void or idle and says which are in use.
 //!
+//! Where a policy judges connections, a pair alone says nothing: its entry is marked so, and the frame must besides belong to a
+//! connection that policy has allowed ([`flow`]).
+//!
 //! An element of the table is reused for another key as soon as it is removed. It is removed only when the programs haven't touched it
 //! for seconds, or refuse it by its generation.
 
+mod assembler;
+mod flow;
 mod program;
+
+pub use flow::{Flow, FlowCounts, FlowKey};
 
 use crate::port::PortId;
 use crate::sys::bpf::{self, ProgramKind, Refused, Table, Words};
@@ -42,6 +49,8 @@ mod layout {
     pub(super) const GSO_LIMIT: usize = 16;
     pub(super) const RX_PORT: usize = 20;
     pub(super) const TX_PORT: usize = 24;
+    /// 1: policy judges connections of the pair.
+    pub(super) const JUDGED: usize = 28;
     pub(super) const HITS: usize = 32;
     pub(super) const VALUE: usize = 40;
     // Shared memory: the generation in force, and from here on received frames and bytes, sent frames and bytes of each port.
@@ -49,12 +58,27 @@ mod layout {
     pub(super) const PORT_SHIFT: i32 = 5;
     /// Ports that can be on the fast path: those with a number below.
     pub(super) const PORTS: usize = 1024;
+    // Behind them a place for each flow. In it:
+    pub(super) const FLOW_BASE: usize = PORT_BASE + (PORTS << PORT_SHIFT);
+    pub(super) const FLOW_SHIFT: i32 = 6;
+    pub(super) const FLOW_GENERATION: usize = 0;
+    pub(super) const FLOW_TARGET: usize = 8;
+    pub(super) const FLOW_PACKETS: usize = 16;
+    pub(super) const FLOW_WIRE: usize = 24;
+    pub(super) const FLOW_BYTES: usize = 32;
+    pub(super) const FLOW_POSITION: usize = 40;
+    /// Key of a flow: interface (4 bytes), ports (4), addresses (32, those of IPv4 in the first 8), protocol, IP version, zeros (6).
+    pub(super) const FLOW_KEY: usize = 48;
+    /// Value of a flow: number of its place (4 bytes).
+    pub(super) const FLOW_VALUE: usize = 4;
 }
 
 use layout::{KEY, VALUE};
 
-/// Most entries.
-pub const FLOWS: u32 = 8192;
+/// Most pairs of addresses.
+pub const PAIRS: u32 = 8192;
+/// Most flows, which are directions of connections.
+pub const FLOWS: u16 = 8192;
 /// Sweeps that an entry may be idle for.
 const IDLE: u8 = 10;
 /// What GSO sizes leave for headers at least: IPv4 and UDP.
@@ -83,7 +107,7 @@ pub enum AccelError {
     },
     /// A program is wrong.
     #[error(transparent)]
-    Jump(#[from] program::BadJump),
+    Jump(#[from] assembler::BadJump),
     /// No program.
     #[error("loading {thing}: {source}; {remedy}", remedy = remedy(.source.source))]
     Program {
@@ -175,6 +199,7 @@ pub type Wake = Box<dyn Fn() + Send + Sync>;
 /// The programs and what they share with us; see the module's head.
 pub struct Accelerator {
     table: Table<KEY, VALUE>,
+    flows: Table<{ layout::FLOW_KEY }, { layout::FLOW_VALUE }>,
     state: Words,
     ingress: OwnedFd,
     filter: OwnedFd,
@@ -182,7 +207,9 @@ pub struct Accelerator {
     /// Somebody sweeps.
     swept: AtomicBool,
     /// Entries in force at the last sweep.
-    flows: AtomicUsize,
+    pairs: AtomicUsize,
+    /// Flows in force when they were last looked at.
+    allowed: AtomicUsize,
     /// Hits of entries at the last sweep, and since how many they haven't changed.
     idle: Mutex<HashMap<Key, (u64, u8)>>,
 }
@@ -203,24 +230,32 @@ impl Accelerator {
             return Err(AccelError::Kernel { release });
         }
         let map = |thing| move |source| AccelError::Map { thing, source };
-        let table = Table::new("vswitch_flows", FLOWS).map_err(map("the table of flows"))?;
-        let words = (layout::PORT_BASE + (layout::PORTS << layout::PORT_SHIFT)) / 8;
+        let table = Table::new("vswitch_pairs", PAIRS).map_err(map("the table of pairs"))?;
+        let flows = Table::new("vswitch_flows", FLOWS.into()).map_err(map("the table of flows"))?;
+        let words = (layout::FLOW_BASE + (usize::from(FLOWS) << layout::FLOW_SHIFT)) / 8;
         let state = Words::new("vswitch_state", words).map_err(map("the counters"))?;
         let program = |thing| move |source| AccelError::Program { thing, source };
-        let code = program::ingress(&table, &state)?;
+        let maps = program::Maps {
+            pairs: table.as_fd(),
+            flows: flows.as_fd(),
+            state: state.as_fd(),
+        };
+        let code = program::ingress(maps)?;
         let ingress = bpf::load(ProgramKind::Classifier, "vswitch_forward", &code)
             .map_err(program("the forwarding program"))?;
-        let code = program::filter(&table, &state)?;
+        let code = program::filter(maps)?;
         let filter = bpf::load(ProgramKind::SocketFilter, "vswitch_filter", &code)
             .map_err(program("the sockets' filter"))?;
         Ok(Accelerator {
             table,
+            flows,
             state,
             ingress,
             filter,
             wake,
             swept: AtomicBool::new(false),
-            flows: AtomicUsize::new(0),
+            pairs: AtomicUsize::new(0),
+            allowed: AtomicUsize::new(0),
             idle: Mutex::new(HashMap::new()),
         })
     }
@@ -250,12 +285,14 @@ impl Accelerator {
         }
     }
 
-    /// Has frames from `from` for `dst` at `to` go the fast way, unless something has changed since `generation`.
+    /// Has frames from `from` for `dst` at `to` go the fast way, unless something has changed since `generation`; where they are
+    /// `judged`, only those of flows that are allowed.
     pub(crate) fn approve(
         &self,
         generation: u64,
         (from, ingress, src): (PortId, &FastPort, MacAddr),
         (to, egress, dst): (PortId, &FastPort, MacAddr),
+        judged: bool,
     ) {
         if from.index().max(to.index()) >= layout::PORTS {
             return;
@@ -272,6 +309,7 @@ impl Accelerator {
         put(layout::GSO_LIMIT, egress.mtu.saturating_sub(HEADERS));
         put(layout::RX_PORT, from.0.into());
         put(layout::TX_PORT, to.0.into());
+        put(layout::JUDGED, judged.into());
         if let Some(field) = value.first_chunk_mut() {
             *field = generation.to_ne_bytes();
         }
@@ -299,10 +337,10 @@ impl Accelerator {
         }
     }
 
-    /// Entries in force at the last sweep.
+    /// Pairs of addresses in force at the last sweep.
     #[must_use]
-    pub fn flows(&self) -> usize {
-        self.flows.load(Ordering::Relaxed)
+    pub fn pairs(&self) -> usize {
+        self.pairs.load(Ordering::Relaxed)
     }
 
     /// Removes entries that are void or idle; returns those in use. To be called every second after a wake, until it returns
@@ -311,7 +349,7 @@ impl Accelerator {
         let mut keys = Vec::new();
         let mut last = None;
         // Others may enter and remove: it ends nevertheless.
-        while keys.len() < 2 * FLOWS as usize
+        while keys.len() < 2 * PAIRS as usize
             && let Ok(key) = self.table.next(last.as_ref())
         {
             keys.push(key);
@@ -353,7 +391,7 @@ impl Accelerator {
                 });
             }
         }
-        self.flows.store(now.len(), Ordering::Relaxed);
+        self.pairs.store(now.len(), Ordering::Relaxed);
         *before = now;
         if !before.is_empty() {
             return Some(active);
