@@ -2,10 +2,9 @@
 //!
 //! # Theory of operation
 //!
-//! At the switch's end of each veth pair a small program ([`program`]) looks every frame up in a table by (interface,
-//! destination, source) and hands what it finds straight to the other container (bpf_redirect_peer). All else goes on to the packet
-//! socket, as ever. A packet socket is shown frames before that program sees them, so a second program, the socket's filter, makes the
-//! same decision and leaves out what the first will take.
+//! At the switch's end of each veth pair two small programs ([`program`]) see every frame. The first is the filter of the packet socket: it
+//! looks the frame up in a table by (interface, destination, source), and keeps what it finds from the socket, where all else goes, as
+//! ever. The second, at the interface, comes next and hands what the first has kept straight to the other container (bpf_redirect_peer).
 //!
 //! Only the switch decides: an entry is made by a worker that has just forwarded such a frame and sees nothing that would want to
 //! look at the next ([`crate::bridge`]). An entry carries the *generation* it was approved in. Whatever changes in the switch
@@ -34,6 +33,7 @@ use crate::wire::MacAddr;
 use nix::errno::Errno;
 use std::collections::HashMap;
 use std::fmt;
+use std::hash::BuildHasher;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -240,10 +240,13 @@ impl Accelerator {
             flows: flows.as_fd(),
             state: state.as_fd(),
         };
-        let code = program::ingress(maps)?;
+        // Of a hash that is seeded anew each time.
+        let random = std::hash::RandomState::new().hash_one(0);
+        let secret = [random, random >> 32].map(|half| half as i32 & i32::MAX);
+        let code = program::ingress(secret)?;
         let ingress = bpf::load(ProgramKind::Classifier, "vswitch_forward", &code)
             .map_err(program("the forwarding program"))?;
-        let code = program::filter(maps)?;
+        let code = program::filter(maps, secret)?;
         let filter = bpf::load(ProgramKind::SocketFilter, "vswitch_filter", &code)
             .map_err(program("the sockets' filter"))?;
         Ok(Accelerator {

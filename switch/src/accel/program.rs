@@ -2,8 +2,11 @@
 //!
 //! # Theory of operation
 //!
-//! Both programs begin with the same decision, so that a frame which the first one redirects is one that the second one keeps from
-//! the packet socket: untagged, (interface, destination, source) in the table, of the generation in force, and not too long. Where policy
+//! The filter of the packet socket sees a frame first, and decides. What it keeps from the socket it notes in the frame's scratch memory for
+//! the classifier, which comes next, so that there is one decision. A secret goes with it: that memory is the sender's when nobody has
+//! written there, as when a socket is gone before its classifier. The kernel clears it before it runs a filter that writes there.
+//!
+//! The decision: untagged, (interface, destination, source) in the table, of the generation in force, and not too long. Where policy
 //! judges, also ([`flow`]): TCP or UDP directly in IPv4 without options or in IPv6 without extension headers, no fragment, whole as its
 //! headers say, no TCP flag that begins or ends anything, and the flow in the other table with a place of the same generation. Layouts
 //! are those of [`super::layout`]; the instruction set is RFC 9669.
@@ -17,7 +20,10 @@ use super::layout::{PORT_SHIFT, PORTS, TARGET};
 use crate::sys::bpf::Insn;
 use std::os::fd::{AsFd, BorrowedFd};
 
-/// What both programs use.
+/// What the filter leaves for the classifier, so that it knows the target for the filter's: not negative.
+pub(super) type Secret = [i32; 2];
+
+/// What the filter uses.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Maps<'a> {
     pub(super) pairs: BorrowedFd<'a>,
@@ -46,6 +52,8 @@ const SKB_LEN: i16 = 0;
 const SKB_PROTOCOL: i16 = 16;
 const SKB_VLAN_PRESENT: i16 = 20;
 const SKB_IFINDEX: i16 = 40;
+/// Scratch that belongs to programs: five words.
+const SKB_CB: i16 = 48;
 const SKB_GSO_SIZE: i16 = 176;
 // enum bpf_func_id.
 const MAP_LOOKUP_ELEM: i32 = 1;
@@ -56,12 +64,14 @@ const REDIRECT_PEER: i32 = 155;
 const PACKET_HOST: i32 = 0;
 /// Not ours: what comes behind decides.
 const TCX_NEXT: i32 = -1;
+/// Where the filter leaves the interface to go to, behind the secret.
+const TARGET_IN_CB: i16 = 8;
 /// Bytes of both addresses, and of the whole header.
 const ADDRESSES: i32 = 12;
 const ETHERNET: i32 = 14;
 
-/// Leaves ENTRY pointing at the table's entry for the frame, or goes to `pass`; `counts` what goes by a flow.
-fn decide(a: &mut Assembler, maps: Maps<'_>, counts: bool, pass: Label) {
+/// Leaves ENTRY pointing at the table's entry for the frame, or goes to `pass`.
+fn decide(a: &mut Assembler, maps: Maps<'_>, pass: Label) {
     let (gso, fits, done) = (a.label(), a.label(), a.label());
     a.copy(CONTEXT, R1);
     a.load(Width::Word, R2, CONTEXT, SKB_VLAN_PRESENT);
@@ -97,7 +107,7 @@ fn decide(a: &mut Assembler, maps: Maps<'_>, counts: bool, pass: Label) {
     a.place(fits);
     a.load(Width::Word, R2, ENTRY, JUDGED as i16);
     a.jump_if(If::Equal, R2, 0, done);
-    flow(a, maps, counts, pass);
+    flow(a, maps, pass);
     a.place(done);
 }
 
@@ -180,8 +190,8 @@ fn ipv6(a: &mut Assembler, pass: Label) {
     a.set(PLACE, 40);
 }
 
-/// Goes to `pass` unless the frame belongs to a flow that is allowed to where ENTRY leads.
-fn flow(a: &mut Assembler, maps: Maps<'_>, counts: bool, pass: Label) {
+/// Goes to `pass` unless the frame belongs to a flow that is allowed to where ENTRY leads; counts it in the flow.
+fn flow(a: &mut Assembler, maps: Maps<'_>, pass: Label) {
     let (six, transport, tcp, found) = (a.label(), a.label(), a.label(), a.label());
     a.load(Width::Word, R2, CONTEXT, SKB_PROTOCOL);
     a.jump_if(If::Equal, R2, 0x86dd_u16.to_be().into(), six);
@@ -246,9 +256,8 @@ fn flow(a: &mut Assembler, maps: Maps<'_>, counts: bool, pass: Label) {
         a.load(width, R3, ENTRY, pairs as i16);
         a.jump_if_reg(If::NotEqual, R2, R3, pass);
     }
-    if counts {
-        count_flow(a);
-    }
+    // Nothing refuses it any more.
+    count_flow(a);
 }
 
 /// The interface in the flow's key.
@@ -315,22 +324,26 @@ fn count(a: &mut Assembler, state: impl AsFd, port: usize, first: i16, pass: Lab
     a.atomic_add(R1, PORT_BASE as i16 + first + 8, LENGTH);
 }
 
-/// The classifier at the switch's end of a pair: counts and redirects.
-pub(super) fn ingress(maps: Maps<'_>) -> Result<Vec<Insn>, BadJump> {
+/// The classifier at the switch's end of a pair: redirects what the filter has decided about.
+pub(super) fn ingress(secret: Secret) -> Result<Vec<Insn>, BadJump> {
     let mut a = Assembler::default();
     let pass = a.label();
-    decide(&mut a, maps, true, pass);
-    count(&mut a, maps.state, RX_PORT, 0, pass);
-    count(&mut a, maps.state, TX_PORT, 16, pass);
-    // Only whether it moves is looked at, so that one lost between two processors does no harm.
-    a.load(Width::Double, R2, ENTRY, HITS as i16);
-    a.add(R2, 1);
-    a.store(Width::Double, ENTRY, HITS as i16, R2);
+    a.copy(CONTEXT, R1);
+    for (i, word) in (0..).zip(secret) {
+        a.load(Width::Word, R2, CONTEXT, SKB_CB + 4 * i);
+        a.jump_if(If::NotEqual, R2, word, pass);
+    }
+    a.load(Width::Word, ENTRY, CONTEXT, SKB_CB + TARGET_IN_CB);
+    // Nobody who gets the frame is to read it.
+    a.set(R2, 0);
+    for i in [0, 1] {
+        a.store(Width::Word, CONTEXT, SKB_CB + 4 * i, R2);
+    }
     // It was taken for somebody else's by the near end, whose address isn't the container's.
     a.copy(R1, CONTEXT);
     a.set(R2, PACKET_HOST);
     a.call(SKB_CHANGE_TYPE);
-    a.load(Width::Word, R1, ENTRY, TARGET as i16);
+    a.copy(R1, ENTRY);
     a.set(R2, 0);
     a.call(REDIRECT_PEER);
     a.exit();
@@ -340,11 +353,23 @@ pub(super) fn ingress(maps: Maps<'_>) -> Result<Vec<Insn>, BadJump> {
     a.finish()
 }
 
-/// The filter of the packet sockets: drops what the classifier will redirect.
-pub(super) fn filter(maps: Maps<'_>) -> Result<Vec<Insn>, BadJump> {
+/// The filter of the packet sockets: decides, counts, and drops what the classifier is to redirect.
+pub(super) fn filter(maps: Maps<'_>, secret: Secret) -> Result<Vec<Insn>, BadJump> {
     let mut a = Assembler::default();
     let pass = a.label();
-    decide(&mut a, maps, false, pass);
+    decide(&mut a, maps, pass);
+    count(&mut a, maps.state, RX_PORT, 0, pass);
+    count(&mut a, maps.state, TX_PORT, 16, pass);
+    // Only whether it moves is looked at, so that one lost between two processors does no harm.
+    a.load(Width::Double, R2, ENTRY, HITS as i16);
+    a.add(R2, 1);
+    a.store(Width::Double, ENTRY, HITS as i16, R2);
+    a.load(Width::Word, R2, ENTRY, TARGET as i16);
+    a.store(Width::Word, CONTEXT, SKB_CB + TARGET_IN_CB, R2);
+    for (i, word) in (0..).zip(secret) {
+        a.set32(R2, word);
+        a.store(Width::Word, CONTEXT, SKB_CB + 4 * i, R2);
+    }
     a.set(R0, 0);
     a.exit();
     a.place(pass);
@@ -367,7 +392,8 @@ mod tests {
             flows,
             state,
         };
-        assert!(ingress(maps).is_ok_and(|p| p.len() > 150));
-        assert!(filter(maps).is_ok_and(|p| p.len() > 120));
+        let secret = [7, 8];
+        assert!(ingress(secret).is_ok_and(|p| p.len() > 15));
+        assert!(filter(maps, secret).is_ok_and(|p| p.len() > 150));
     }
 }
