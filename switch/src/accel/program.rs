@@ -16,7 +16,7 @@ use super::assembler::{Assembler, BadJump, If, Label, R, Width};
 use super::layout::{FLOW_BASE, FLOW_BYTES, FLOW_GENERATION, FLOW_PACKETS, FLOW_POSITION};
 use super::layout::{FLOW_SHIFT, FLOW_TARGET, FLOW_WIRE, JUDGED};
 use super::layout::{FRAME_LIMIT, GENERATION, GSO_LIMIT, HITS, KEY, PORT_BASE, RX_PORT, TX_PORT};
-use super::layout::{PORT_SHIFT, PORTS, TARGET};
+use super::layout::{LAST, LEVEL, PORT_SHIFT, PORTS, TARGET};
 use crate::sys::bpf::Insn;
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -57,6 +57,7 @@ const SKB_CB: i16 = 48;
 const SKB_GSO_SIZE: i16 = 176;
 // enum bpf_func_id.
 const MAP_LOOKUP_ELEM: i32 = 1;
+const KTIME_GET_NS: i32 = 5;
 const SKB_LOAD_BYTES: i32 = 26;
 const SKB_CHANGE_TYPE: i32 = 32;
 const REDIRECT_PEER: i32 = 155;
@@ -105,10 +106,72 @@ fn decide(a: &mut Assembler, maps: Maps<'_>, pass: Label) {
     a.load(Width::Word, R3, ENTRY, GSO_LIMIT as i16);
     a.jump_if_reg(If::Above, R2, R3, pass);
     a.place(fits);
+    dense(a, pass);
     a.load(Width::Word, R2, ENTRY, JUDGED as i16);
     a.jump_if(If::Equal, R2, 0, done);
     flow(a, maps, pass);
     a.place(done);
+}
+
+/// Frames up to this length may be small datagrams.
+const SMALL: i32 = 256;
+/// A leaky bucket tells dense bursts of them, in nanoseconds: what a datagram adds, where a burst begins, what there is at most.
+const BETWEEN: i32 = 10_000;
+const BURST: i32 = 128 * BETWEEN;
+const MOST: i32 = 256 * BETWEEN;
+
+/// Goes to `pass` with small datagrams that come in dense bursts.
+fn dense(a: &mut Assembler, pass: Label) {
+    let (four, empty, most, filled, done) = (a.label(), a.label(), a.label(), a.label(), a.label());
+    a.jump_if(If::Above, LENGTH, SMALL, done);
+    // What is long by its segments isn't small.
+    a.load(Width::Word, R2, CONTEXT, SKB_GSO_SIZE);
+    a.jump_if(If::NotEqual, R2, 0, done);
+    a.load(Width::Word, R3, CONTEXT, SKB_PROTOCOL);
+    a.set(R2, ETHERNET + 9);
+    a.jump_if(If::Equal, R3, 0x0800_u16.to_be().into(), four);
+    a.set(R2, ETHERNET + 6);
+    a.jump_if(If::NotEqual, R3, 0x86dd_u16.to_be().into(), done);
+    a.place(four);
+    a.set(R3, 0);
+    a.store(Width::Double, FRAME, PACKET, R3);
+    a.copy(R1, CONTEXT);
+    a.copy(R3, FRAME);
+    a.add(R3, PACKET.into());
+    a.set(R4, 1);
+    a.call(SKB_LOAD_BYTES);
+    a.load(Width::Byte, R2, FRAME, PACKET);
+    a.jump_if(If::NotEqual, R2, 17, done);
+    a.call(KTIME_GET_NS);
+    a.load(Width::Double, R3, ENTRY, LAST as i16);
+    a.store(Width::Double, ENTRY, LAST as i16, R0);
+    a.sub_reg(R0, R3);
+    a.load(Width::Word, R2, ENTRY, LEVEL as i16);
+    a.add(R2, BETWEEN);
+    a.jump_if_reg(If::Above, R0, R2, empty);
+    a.sub_reg(R2, R0);
+    a.jump_if(If::Above, R2, MOST, most);
+    a.jump(filled);
+    a.place(empty);
+    a.set(R2, 0);
+    a.jump(filled);
+    a.place(most);
+    a.set(R2, MOST);
+    a.place(filled);
+    a.store(Width::Word, ENTRY, LEVEL as i16, R2);
+    a.jump_if(If::Below, R2, BURST, done);
+    // It is in use.
+    hit(a);
+    a.jump(pass);
+    a.place(done);
+}
+
+/// Notes that the entry is in use.
+fn hit(a: &mut Assembler) {
+    // Only whether it moves is looked at, so that one lost between two processors does no harm.
+    a.load(Width::Double, R2, ENTRY, HITS as i16);
+    a.add(R2, 1);
+    a.store(Width::Double, ENTRY, HITS as i16, R2);
 }
 
 // Where things are on the stack, below the pair's key.
@@ -360,10 +423,7 @@ pub(super) fn filter(maps: Maps<'_>, secret: Secret) -> Result<Vec<Insn>, BadJum
     decide(&mut a, maps, pass);
     count(&mut a, maps.state, RX_PORT, 0, pass);
     count(&mut a, maps.state, TX_PORT, 16, pass);
-    // Only whether it moves is looked at, so that one lost between two processors does no harm.
-    a.load(Width::Double, R2, ENTRY, HITS as i16);
-    a.add(R2, 1);
-    a.store(Width::Double, ENTRY, HITS as i16, R2);
+    hit(&mut a);
     a.load(Width::Word, R2, ENTRY, TARGET as i16);
     a.store(Width::Word, CONTEXT, SKB_CB + TARGET_IN_CB, R2);
     for (i, word) in (0..).zip(secret) {
