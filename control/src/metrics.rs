@@ -267,6 +267,11 @@ impl Reading {
                 "Pairs of addresses on the kernel's fast path",
                 fast.flows,
             ),
+            (
+                "fast_path_connections",
+                "Directions of connections that policy has allowed on the kernel's fast path",
+                fast.connections,
+            ),
         ];
         for (name, help, n) in gauges {
             let one = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;

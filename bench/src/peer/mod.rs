@@ -82,6 +82,10 @@ pub(crate) enum Peer {
     VswitchVeth,
     /// vswitchd --accelerate=ebpf on veth ports: what it has approved is forwarded in the kernel.
     VswitchVethEbpf,
+    /// The same in a network that policy judges: connections that it has allowed are forwarded in the kernel.
+    VswitchVethEbpfPolicy,
+    /// vswitchd on veth ports in a network that policy judges.
+    VswitchVethPolicy,
     /// vswitchd on veth ports that receive by the ring (TPACKET_V3).
     VswitchRing,
     /// NAT by the kernel: nftables masquerade in a router between two veth pairs.
@@ -154,6 +158,8 @@ impl Peer {
                 | Peer::VswitchVeth
                 | Peer::VswitchRing
                 | Peer::VswitchVethEbpf
+                | Peer::VswitchVethEbpfPolicy
+                | Peer::VswitchVethPolicy
                 | Peer::VswitchNat
                 | Peer::VswitchRootless
                 | Peer::VswitchRootless1500
@@ -218,6 +224,8 @@ impl Peer {
             | Peer::VswitchVeth
             | Peer::VswitchRing
             | Peer::VswitchVethEbpf
+            | Peer::VswitchVethEbpfPolicy
+            | Peer::VswitchVethPolicy
             | Peer::VswitchNat
             | Peer::VswitchRootless
             | Peer::VswitchRootless1500
@@ -248,6 +256,8 @@ impl Peer {
                 vswitch::bed(lab, setup.build(self), "veth", mtu)
             }
             Peer::VswitchVethEbpf => vswitch::accelerated(lab, setup.build(self), mtu),
+            Peer::VswitchVethEbpfPolicy => vswitch::judged(lab, setup.build(self), mtu, true),
+            Peer::VswitchVethPolicy => vswitch::judged(lab, setup.build(self), mtu, false),
             Peer::VswitchRing => vswitch::ring(lab, setup.build(self), mtu),
             Peer::Nftables => nat::nftables(lab),
             Peer::VswitchNat | Peer::BeforeNat => nat::vswitch(lab, setup.build(self)),

@@ -156,33 +156,53 @@ impl Switch {
 }
 
 pub(super) fn bed(lab: &Lab, build: Build, kind: &str, mtu: u32) -> anyhow::Result<Bed> {
-    attached(lab, build, kind, mtu, &[])
+    attached(lab, build, kind, mtu, &[], &[])
 }
 
 /// Veth ports on the kernel's fast path.
 pub(super) fn accelerated(lab: &Lab, mut build: Build, mtu: u32) -> anyhow::Result<Bed> {
     build.args.push("--accelerate=ebpf".into());
-    attached(lab, build, "veth", mtu, &[])
+    attached(lab, build, "veth", mtu, &[], &[])
+}
+
+/// Veth ports in a network where a rule lets everything pass, on the kernel's fast path or not.
+pub(super) fn judged(lab: &Lab, mut build: Build, mtu: u32, fast: bool) -> anyhow::Result<Bed> {
+    if fast {
+        build.args.push("--accelerate=ebpf".into());
+    }
+    let policy = [
+        "--to",
+        "network:lan",
+        "--default",
+        "drop",
+        "--rule",
+        "accept",
+    ];
+    attached(lab, build, "veth", mtu, &[], &policy)
 }
 
 /// Veth ports that receive by the ring.
 pub(super) fn ring(lab: &Lab, build: Build, mtu: u32) -> anyhow::Result<Bed> {
-    attached(lab, build, "veth", mtu, &["--receive", "ring"])
+    attached(lab, build, "veth", mtu, &["--receive", "ring"], &[])
 }
 
-/// Both containers attached, and `options` of their ports set then.
+/// Both containers attached, `options` of their ports set then, and a policy, if it says anything.
 fn attached(
     lab: &Lab,
     build: Build,
     kind: &str,
     mtu: u32,
     options: &[&str],
+    policy: &[&str],
 ) -> anyhow::Result<Bed> {
     let mtu = mtu.to_string();
     let (a, b) = containers(lab);
     let switch = Switch::new(lab, build);
     let daemon = switch.start()?;
     switch.ctl(&["network", "add", "lan"])?;
+    if !policy.is_empty() {
+        switch.ctl(&[&["policy", "add", "all"], policy].concat())?;
+    }
     for ((node, address), name) in [&a, &b].into_iter().zip(ADDRESSES).zip(PORTS) {
         let (pid, address) = (node.pid().to_string(), format!("{address}/24"));
         switch.ctl(&[

@@ -60,7 +60,11 @@ impl fmt::Display for AcceleratorView {
             f,
             "fast path: {} ports, {} flows, {} frames, {} bytes",
             self.ports, self.flows, self.frames, self.bytes
-        )
+        )?;
+        match self.connections {
+            0 => Ok(()),
+            n => write!(f, "; {n} directions of connections by policy"),
+        }
     }
 }
 

@@ -233,6 +233,7 @@ impl Plane {
     pub fn connections(&self, filter: &ConnectionFilter) -> Result<Vec<ConnectionView>, Refusal> {
         let matcher = Matcher::new(filter, "showing connections of")?;
         let limit = filter.limit.unwrap_or(MOST).min(MOST);
+        self.collect_fast();
         let mut found = Vec::new();
         let Some(worker) = self.workers.first() else {
             return Ok(found);
@@ -273,6 +274,7 @@ impl Plane {
         &self,
         which: impl Fn(&Conn) -> bool + Clone + Send + 'static,
     ) -> usize {
+        self.collect_fast();
         let mut ended = 0;
         let Some(worker) = self.workers.first() else {
             return 0;

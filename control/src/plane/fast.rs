@@ -62,6 +62,9 @@ pub struct AcceleratorView {
     pub ports: usize,
     /// Pairs of addresses that it carried frames of lately; counted once a second.
     pub flows: usize,
+    /// Connections that policy has allowed and it carries, each direction by itself; counted once a second.
+    #[serde(default)]
+    pub connections: usize,
     /// Frames that ports of now have sent by it. They are in the ports' counters too.
     pub frames: u64,
     /// Their bytes.
@@ -119,7 +122,8 @@ impl Plane {
             on: true,
             reason: None,
             ports: counts.len(),
-            flows: with.flows(),
+            flows: with.pairs(),
+            connections: with.flows(),
             frames: counts.iter().map(|c| c.tx_frames).sum(),
             bytes: counts.iter().map(|c| c.tx_bytes).sum(),
         })
@@ -149,6 +153,14 @@ impl Plane {
             }
         }
         true
+    }
+
+    /// Has connections and rules take in what the fast path has counted for them.
+    pub(super) fn collect_fast(&self) {
+        if let (FastPath::On(_), Some(first)) = (&self.fast, self.workers.first()) {
+            // Of a dead worker there is nothing to learn.
+            let _ = first.call(|w| w.stage.gateway.collect_fast(w.cx.now));
+        }
     }
 
     /// Names of the ports on the fast path, and what each has carried.

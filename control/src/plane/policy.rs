@@ -147,6 +147,11 @@ fn single<T: Clone>(what: &str, text: &str, list: &[T]) -> Result<T, Refusal> {
 impl Plane {
     /// A policy with its counters.
     pub fn policy(&self, name: &str) -> Result<PolicyView, Refusal> {
+        self.collect_fast();
+        self.policy_counted(name)
+    }
+
+    fn policy_counted(&self, name: &str) -> Result<PolicyView, Refusal> {
         let Some(config) = self.desired.policies.get(name) else {
             let known = self.desired.policies.keys();
             return Err(Refusal::missing("showing", "policy", name, known));
@@ -176,8 +181,10 @@ impl Plane {
     /// All policies, in the order they are asked.
     #[must_use]
     pub fn policy_views(&self) -> Vec<PolicyView> {
+        self.collect_fast();
         let names = self.desired.policies.keys();
-        let mut all: Vec<PolicyView> = names.filter_map(|n| self.policy(n).ok()).collect();
+        let counted = |n: &String| self.policy_counted(n).ok();
+        let mut all: Vec<PolicyView> = names.filter_map(counted).collect();
         all.sort_by_key(|p| p.config.order);
         all
     }

@@ -65,6 +65,10 @@ pub(super) const NIL: u32 = u32::MAX;
 
 pub(super) const LIVE: u8 = 1;
 pub(super) const REPLIED: u8 = 2;
+/// A direction has a place on the fast path.
+pub(super) const FAST: u8 = 4;
+/// No place on the fast path.
+pub(super) const SLOW: u16 = u16::MAX;
 
 /// A connection.
 #[derive(Clone, Copy, Debug)]
@@ -88,6 +92,8 @@ pub struct Conn {
     /// Slot of the wheel.
     pub(super) slot: u16,
     pub(super) timeout: Timeout,
+    /// Places of the directions on the fast path, or [`SLOW`].
+    pub(super) fast: [u16; 2],
 
     pub(super) packets: [u64; 2],
     pub(super) bytes: [u64; 2],
@@ -150,6 +156,13 @@ impl Conn {
     #[must_use]
     pub fn user(&self) -> User {
         self.user
+    }
+
+    /// Place of a direction on the fast path.
+    #[must_use]
+    pub fn fast(&self, dir: Dir) -> Option<u16> {
+        let place = self.fast[dir as usize];
+        (place != SLOW).then_some(place)
     }
 
     /// Its mark.

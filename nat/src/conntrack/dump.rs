@@ -1,6 +1,6 @@
 //! Connections for control: shown, flushed, written down and read back, a bounded number per call.
 
-use super::conn::{Conn, REPLIED, Record};
+use super::conn::{Conn, REPLIED, Record, SLOW};
 use super::table::deadline;
 use super::timeouts::timeout_of;
 use super::{ConfirmError, ConnId, Conntrack, EndReason, NIL, OnEnd};
@@ -101,6 +101,7 @@ impl Conntrack {
             mark: record.mark,
             slot: 0,
             timeout: timeout_of(&record.original, record.state, record.replied),
+            fast: [SLOW; 2],
             packets: record.packets,
             bytes: record.bytes,
             sides: record.sides,

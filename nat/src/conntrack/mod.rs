@@ -15,6 +15,8 @@
 //! is closing, and never (unless configured so) an established connection. A source has a limit of its own (`limits`). Ageing,
 //! dumps and flushes go in steps of the caller's size.
 //!
+//! Packets of connections that go the fast path ([`vswitch_core::accel`]) don't come here one by one: `fast` says how they are noted.
+//!
 //! Whoever holds something for a connection (a port lease, a translation) learns of its end at once, by the callback that all calls take
 //! which can end one. Events, for people, are kept in a bounded queue and may get lost.
 
@@ -23,6 +25,7 @@ mod config;
 mod conn;
 mod dump;
 mod expiry;
+mod fast;
 mod hash;
 mod index;
 mod limits;
@@ -44,11 +47,13 @@ pub use tcp_state::{Bits, Side};
 pub use timeouts::{CLASSES, Class, Timeout, Timeouts};
 pub use tuple::{Dir, Tuple, proto};
 
-use conn::{NIL, REPLIED};
+use conn::{FAST, NIL, REPLIED, SLOW};
 use std::collections::VecDeque;
+use std::sync::Arc;
 use table::{Table, deadline};
 use tcp_state::{Next, Tcp};
 use timeouts::timeout_of;
+use vswitch_core::accel::Accelerator;
 use vswitch_core::clock::Nanos;
 
 /// Told of every connection that ends, with its last state.
@@ -130,6 +135,8 @@ pub struct Conntrack {
     rearm: u32,
     /// Which timeout's wheel the next tick begins with.
     wheel: usize,
+    /// Has carried packets that weren't tracked here.
+    fast: Option<Arc<Accelerator>>,
 }
 
 impl Conntrack {
@@ -142,6 +149,7 @@ impl Conntrack {
             events: VecDeque::new(),
             rearm: NIL,
             wheel: 0,
+            fast: None,
             config,
         }
     }
@@ -215,7 +223,19 @@ impl Conntrack {
             return self.first(packet, hash, now);
         };
         let conn = &mut self.table.conns[at as usize];
-        let state = match step(conn, dir, &packet.transport, self.config.tcp, now) {
+        let stepped = if conn.flags & FAST == 0 {
+            step(conn, dir, &packet.transport, self.config.tcp, now)
+        } else {
+            fast::step(
+                self.fast.as_deref(),
+                conn,
+                dir,
+                &packet.transport,
+                self.config.tcp,
+                now,
+            )
+        };
+        let state = match stepped {
             Ok(Next::To(state)) => state,
             Ok(Next::Reopen) => {
                 self.end(at, EndReason::Reopened, now, ended);
@@ -302,6 +322,7 @@ impl Conntrack {
             mark: 0,
             slot: 0,
             timeout: timeout_of(&packet.tuple, state, false),
+            fast: [SLOW; 2],
             packets: [u64::from(packet.packets), 0],
             bytes: [u64::from(packet.bytes), 0],
             sides: tcp.sides,

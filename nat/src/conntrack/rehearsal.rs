@@ -1,7 +1,7 @@
 //! What tracking would tell of a packet that is only asked about: the same judgement, and nothing is noted.
 
 use super::tcp_state::Next;
-use super::{ConfirmError, Conntrack, Packet, Pending, Track, Tuple, hit, step};
+use super::{ConfirmError, Conntrack, Packet, Pending, Track, Tuple, fast, hit};
 use vswitch_core::clock::Nanos;
 
 impl Conntrack {
@@ -12,7 +12,8 @@ impl Conntrack {
         if let Some((at, dir)) = self.table.find(hash, &packet.tuple)
             && let Some(mut conn) = self.table.conns.get(at as usize).copied()
         {
-            match step(&mut conn, dir, &packet.transport, self.config.tcp, now) {
+            let (with, tcp) = (self.fast.as_deref(), self.config.tcp);
+            match fast::step(with, &mut conn, dir, &packet.transport, tcp, now) {
                 Ok(Next::To(state)) => return Track::Hit(hit(&conn, at, dir, state)),
                 Ok(Next::Reopen) => {}
                 Err(reason) => return Track::Invalid(reason),

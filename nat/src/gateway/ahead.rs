@@ -81,7 +81,7 @@ impl Gateway {
         }
         for (place, e) in (0u8..).zip(&batch.entries) {
             if e.verdict == Verdict::Gateway
-                && let Some(packet) = tracked(e)
+                && let Some(packet) = tracked(e, super::flows::ZONE)
             {
                 a.packets.push(packet);
                 a.places.push(place);

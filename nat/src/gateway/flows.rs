@@ -3,6 +3,7 @@
 //! A [`Flow`] lies in a slab and is found by the number that its connection carries. It ends with its connection, which gives its
 //! port lease back. In the slab it is 32 bytes ([`Kept`]), as addresses and ports are in its connection's tuples.
 
+use super::fast::FastFlows;
 use super::host::HOST;
 use super::interface::InterfaceConfig;
 use super::route::Routes;
@@ -492,6 +493,8 @@ impl Flows {
 pub(crate) struct Tracking {
     pub(crate) conns: Conntrack,
     pub(crate) flows: Flows,
+    /// Those of them that are on the fast path.
+    pub(super) fast: FastFlows,
 }
 
 impl Tracking {
@@ -499,6 +502,7 @@ impl Tracking {
         Tracking {
             flows: Flows::new(config.max_entries),
             conns: Conntrack::new(config, now),
+            fast: FastFlows::default(),
         }
     }
 
@@ -508,8 +512,11 @@ impl Tracking {
         now: Nanos,
         f: impl FnOnce(&mut Conntrack, &mut dyn FnMut(&Conn, EndReason)) -> R,
     ) -> R {
-        let flows = &mut self.flows;
-        f(&mut self.conns, &mut |conn, _| flows.ended(conn, now))
+        let (flows, fast) = (&mut self.flows, &mut self.fast);
+        f(&mut self.conns, &mut |conn, _| {
+            fast.ended(conn);
+            flows.ended(conn, now);
+        })
     }
 }
 

@@ -16,6 +16,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 use vswitch_core::bridge::{Bridge, NetworkId};
 use vswitch_core::frame::{DropReason, Entry, Frame, GsoType, Offloads, gso};
+use vswitch_core::policy::meter::wire_load;
 use vswitch_core::wire::{L3, L4, MacAddr, Meta};
 use vswitch_core::worker::{Cx, Origin, Step};
 
@@ -48,13 +49,10 @@ fn unfragmentable(head: &[u8], meta: &Meta) -> bool {
 }
 
 /// The packet as connection tracking sees it; a segmentation-offload frame counts for its segments.
-pub(super) fn tracked(e: &Entry) -> Option<Packet> {
-    let mut packet = Packet::of(e.frame.head(), &e.meta, super::flows::ZONE)?;
+pub(super) fn tracked(e: &Entry, zone: u16) -> Option<Packet> {
+    let mut packet = Packet::of(e.frame.head(), &e.meta, zone)?;
     if e.frame.vnet.gso != GsoType::None {
-        packet.packets = packet
-            .bytes
-            .div_ceil(u32::from(e.frame.vnet.gso_size).max(1))
-            .max(1);
+        packet.packets = wire_load(&e.frame, &e.meta).0 as u32;
     }
     Some(packet)
 }
@@ -96,7 +94,7 @@ impl Gateway {
     ) -> Result<(Outcome, Follow), DropReason> {
         let (mut packet, hint) = match self.ahead.take() {
             Some((packet, hint)) => (packet, Some(hint)),
-            None => match tracked(e) {
+            None => match tracked(e, super::flows::ZONE) {
                 Some(packet) => (packet, None),
                 None => return self.untracked(cx, bridge, network, e).map(|o| (o, None)),
             },

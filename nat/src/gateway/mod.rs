@@ -16,6 +16,7 @@ mod ahead;
 mod datagram;
 mod dns;
 mod dry;
+mod fast;
 mod flows;
 mod forward;
 mod fragments;
@@ -209,6 +210,9 @@ impl Gateway {
         self.routes = Routes::new(routes);
         self.epoch = self.epoch.wrapping_add(1);
         self.published = Published::new(&config.published);
+        // What went by the old policy is its rules'.
+        bridge.invalidate();
+        self.collect_fast(cx.now);
         self.take_policy(config.policy.clone());
         self.configure_prefixes(cx.now, config);
         if cx.worker.0 == 0 {
@@ -393,6 +397,8 @@ impl Gateway {
         let next = next.min(self.tick_host(cx, bridge));
         let mut next = next.min(self.age_fragments(cx.now));
         next = next.min(self.age_awaiting(cx.now));
+        // Before connections age.
+        next = next.min(self.tick_fast(cx.now));
         if let Some(tracking) = self.tracking.as_deref_mut() {
             let now = cx.now;
             next = next.min(tracking.with(now, |conns, ended| conns.tick(now, AGEING, ended)));

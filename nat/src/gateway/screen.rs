@@ -12,8 +12,9 @@
 
 use super::Gateway;
 use super::dry::charge;
+use super::forward::tracked;
 use super::judge::{echo, icmp, key, tell};
-use crate::conntrack::{ConnId, Dir, Hit, Packet, Pending, Track, User, proto};
+use crate::conntrack::{ConnId, Dir, Hit, Pending, Track, User, proto};
 use crate::frag::FragmentHeader;
 use crate::policy::{Action, Compiled, Decision, Key, Mark, State, is_exempt_icmp6, is_exempt_udp};
 use crate::reply::{self, Cause};
@@ -144,7 +145,7 @@ impl Gateway {
     fn screen_fragment(
         &mut self,
         cx: &mut Cx,
-        bridge: &Bridge,
+        bridge: &mut Bridge,
         policy: &Arc<Compiled>,
         network: NetworkId,
         e: &mut Entry,
@@ -173,16 +174,22 @@ impl Gateway {
     fn screen_packet(
         &mut self,
         cx: &mut Cx,
-        bridge: &Bridge,
+        bridge: &mut Bridge,
         policy: &Arc<Compiled>,
         network: NetworkId,
         e: &mut Entry,
         target: &Target,
     ) -> Result<(), DropReason> {
-        let Some(packet) = Packet::of(e.frame.head(), &e.meta, zone(network)) else {
+        let Some(packet) = tracked(e, zone(network)) else {
             return self.screen_error(cx, policy, network, e, target);
         };
         let track = self.track(cx, &packet, None);
+        if let Some(Track::Hit(hit)) = track
+            && hit.change.is_some()
+            && !cx.is_dry()
+        {
+            self.unoffer(hit.id);
+        }
         match track.ok_or(DropReason::InvalidState)? {
             Track::Hit(hit) => self.screen_known(cx, bridge, policy, network, e, hit),
             Track::New(pending) => self.screen_new(cx, policy, network, e, (pending, target)),
@@ -194,7 +201,7 @@ impl Gateway {
     fn screen_known(
         &mut self,
         cx: &mut Cx,
-        bridge: &Bridge,
+        bridge: &mut Bridge,
         policy: &Arc<Compiled>,
         network: NetworkId,
         e: &Entry,
@@ -206,6 +213,7 @@ impl Gateway {
             return self.screen_again(cx, bridge, policy, network, e, (hit.id, hit.dir));
         }
         self.count(cx, mark.rule, e);
+        self.offer(cx, bridge, e, (hit.id, hit.dir));
         Ok(())
     }
 

@@ -249,3 +249,37 @@ fn hints_are_only_hints() {
         }
     }
 }
+
+#[test]
+fn what_was_carried_elsewhere_keeps_a_connection_alive_and_moves_its_state() {
+    let mut rig = Rig::sized(10);
+    let packet = datagram(udp("192.0.2.1:4000", "198.51.100.1:5353"));
+    let id = rig.open(&packet).expect("room");
+    let credit = |rig: &mut Rig, dir, packets| {
+        let now = rig.now;
+        rig.ct.credit(id, dir, (packets, packets * 128), now);
+    };
+    credit(&mut rig, Dir::Original, 5);
+    assert_eq!(rig.state(id), Some(State::Unreplied));
+    credit(&mut rig, Dir::Reply, 4);
+    assert_eq!(rig.state(id), Some(State::Replied));
+    rig.wait(5);
+    credit(&mut rig, Dir::Reply, 1);
+    assert_eq!(rig.state(id), Some(State::Stream));
+    let conn = rig.ct.get(id).expect("lives");
+    let counts = [Dir::Original, Dir::Reply].map(|d| (conn.packets(d), conn.bytes(d)));
+    let first = u64::from(packet.bytes);
+    assert_eq!(counts, [(6, first + 5 * 128), (5, 5 * 128)]);
+    // Ten times its timeout, a packet in each half.
+    for _ in 0..20 {
+        rig.wait(150);
+        credit(&mut rig, Dir::Original, 1);
+        rig.tick(100);
+        assert_eq!(rig.state(id), Some(State::Stream));
+    }
+    rig.wait(302);
+    rig.tick(100);
+    assert_eq!(rig.state(id), None);
+    // Of one that is no more it says nothing.
+    credit(&mut rig, Dir::Original, 1);
+}

@@ -2,10 +2,9 @@
 //!
 //! # Theory of operation
 //!
-//! At the switch's end of each veth pair a small program ([`program`]) looks every frame up in a table by (interface,
-//! destination, source) and hands what it finds straight to the other container (bpf_redirect_peer). All else goes on to the packet
-//! socket, as ever. A packet socket is shown frames before that program sees them, so a second program, the socket's filter, makes the
-//! same decision and leaves out what the first will take.
+//! At the switch's end of each veth pair two small programs ([`program`]) see every frame. The first is the filter of the packet socket: it
+//! looks the frame up in a table by (interface, destination, source), and keeps what it finds from the socket, where all else goes, as
+//! ever. The second, at the interface, comes next and hands what the first has kept straight to the other container (bpf_redirect_peer).
 //!
 //! Only the switch decides: an entry is made by a worker that has just forwarded such a frame and sees nothing that would want to
 //! look at the next ([`crate::bridge`]). An entry carries the *generation* it was approved in. Whatever changes in the switch
@@ -16,10 +15,19 @@
 //! The programs count frames and bytes per port in memory that is mapped here, so that counters are true at any moment. Once a second,
 //! while there are entries, [`Accelerator::sweep`] removes those that are void or idle and says which are in use.
 //!
+//! Datagrams so small and dense that the workers are quicker, who join them to segmentation-offload frames, are left to them.
+//!
+//! Where a policy judges connections, a pair alone says nothing: its entry is marked so, and the frame must besides belong to a
+//! connection that policy has allowed ([`flow`]).
+//!
 //! An element of the table is reused for another key as soon as it is removed. It is removed only when the programs haven't touched it
 //! for seconds, or refuse it by its generation.
 
+mod assembler;
+mod flow;
 mod program;
+
+pub use flow::{Flow, FlowCounts, FlowKey};
 
 use crate::port::PortId;
 use crate::sys::bpf::{self, ProgramKind, Refused, Table, Words};
@@ -27,6 +35,7 @@ use crate::wire::MacAddr;
 use nix::errno::Errno;
 use std::collections::HashMap;
 use std::fmt;
+use std::hash::BuildHasher;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -42,19 +51,39 @@ mod layout {
     pub(super) const GSO_LIMIT: usize = 16;
     pub(super) const RX_PORT: usize = 20;
     pub(super) const TX_PORT: usize = 24;
+    /// 1: policy judges connections of the pair.
+    pub(super) const JUDGED: usize = 28;
     pub(super) const HITS: usize = 32;
-    pub(super) const VALUE: usize = 40;
+    /// When the last small datagram came, in nanoseconds, and how dense they come (4 bytes).
+    pub(super) const LAST: usize = 40;
+    pub(super) const LEVEL: usize = 48;
+    pub(super) const VALUE: usize = 56;
     // Shared memory: the generation in force, and from here on received frames and bytes, sent frames and bytes of each port.
     pub(super) const PORT_BASE: usize = 64;
     pub(super) const PORT_SHIFT: i32 = 5;
     /// Ports that can be on the fast path: those with a number below.
     pub(super) const PORTS: usize = 1024;
+    // Behind them a place for each flow. In it:
+    pub(super) const FLOW_BASE: usize = PORT_BASE + (PORTS << PORT_SHIFT);
+    pub(super) const FLOW_SHIFT: i32 = 6;
+    pub(super) const FLOW_GENERATION: usize = 0;
+    pub(super) const FLOW_TARGET: usize = 8;
+    pub(super) const FLOW_PACKETS: usize = 16;
+    pub(super) const FLOW_WIRE: usize = 24;
+    pub(super) const FLOW_BYTES: usize = 32;
+    pub(super) const FLOW_POSITION: usize = 40;
+    /// Key of a flow: interface (4 bytes), ports (4), addresses (32, those of IPv4 in the first 8), protocol, IP version, zeros (6).
+    pub(super) const FLOW_KEY: usize = 48;
+    /// Value of a flow: number of its place (4 bytes).
+    pub(super) const FLOW_VALUE: usize = 4;
 }
 
 use layout::{KEY, VALUE};
 
-/// Most entries.
-pub const FLOWS: u32 = 8192;
+/// Most pairs of addresses.
+pub const PAIRS: u32 = 8192;
+/// Most flows, which are directions of connections.
+pub const FLOWS: u16 = 8192;
 /// Sweeps that an entry may be idle for.
 const IDLE: u8 = 10;
 /// What GSO sizes leave for headers at least: IPv4 and UDP.
@@ -83,7 +112,7 @@ pub enum AccelError {
     },
     /// A program is wrong.
     #[error(transparent)]
-    Jump(#[from] program::BadJump),
+    Jump(#[from] assembler::BadJump),
     /// No program.
     #[error("loading {thing}: {source}; {remedy}", remedy = remedy(.source.source))]
     Program {
@@ -175,6 +204,7 @@ pub type Wake = Box<dyn Fn() + Send + Sync>;
 /// The programs and what they share with us; see the module's head.
 pub struct Accelerator {
     table: Table<KEY, VALUE>,
+    flows: Table<{ layout::FLOW_KEY }, { layout::FLOW_VALUE }>,
     state: Words,
     ingress: OwnedFd,
     filter: OwnedFd,
@@ -182,7 +212,9 @@ pub struct Accelerator {
     /// Somebody sweeps.
     swept: AtomicBool,
     /// Entries in force at the last sweep.
-    flows: AtomicUsize,
+    pairs: AtomicUsize,
+    /// Flows in force when they were last looked at.
+    allowed: AtomicUsize,
     /// Hits of entries at the last sweep, and since how many they haven't changed.
     idle: Mutex<HashMap<Key, (u64, u8)>>,
 }
@@ -203,24 +235,35 @@ impl Accelerator {
             return Err(AccelError::Kernel { release });
         }
         let map = |thing| move |source| AccelError::Map { thing, source };
-        let table = Table::new("vswitch_flows", FLOWS).map_err(map("the table of flows"))?;
-        let words = (layout::PORT_BASE + (layout::PORTS << layout::PORT_SHIFT)) / 8;
+        let table = Table::new("vswitch_pairs", PAIRS).map_err(map("the table of pairs"))?;
+        let flows = Table::new("vswitch_flows", FLOWS.into()).map_err(map("the table of flows"))?;
+        let words = (layout::FLOW_BASE + (usize::from(FLOWS) << layout::FLOW_SHIFT)) / 8;
         let state = Words::new("vswitch_state", words).map_err(map("the counters"))?;
         let program = |thing| move |source| AccelError::Program { thing, source };
-        let code = program::ingress(&table, &state)?;
+        let maps = program::Maps {
+            pairs: table.as_fd(),
+            flows: flows.as_fd(),
+            state: state.as_fd(),
+        };
+        // Of a hash that is seeded anew each time.
+        let random = std::hash::RandomState::new().hash_one(0);
+        let secret = [random, random >> 32].map(|half| half as i32 & i32::MAX);
+        let code = program::ingress(secret)?;
         let ingress = bpf::load(ProgramKind::Classifier, "vswitch_forward", &code)
             .map_err(program("the forwarding program"))?;
-        let code = program::filter(&table, &state)?;
+        let code = program::filter(maps, secret)?;
         let filter = bpf::load(ProgramKind::SocketFilter, "vswitch_filter", &code)
             .map_err(program("the sockets' filter"))?;
         Ok(Accelerator {
             table,
+            flows,
             state,
             ingress,
             filter,
             wake,
             swept: AtomicBool::new(false),
-            flows: AtomicUsize::new(0),
+            pairs: AtomicUsize::new(0),
+            allowed: AtomicUsize::new(0),
             idle: Mutex::new(HashMap::new()),
         })
     }
@@ -250,17 +293,29 @@ impl Accelerator {
         }
     }
 
-    /// Has frames from `from` for `dst` at `to` go the fast way, unless something has changed since `generation`.
+    /// Has frames from `from` for `dst` at `to` go the fast way, unless something has changed since `generation`; where they are
+    /// `judged`, only those of flows that are allowed.
     pub(crate) fn approve(
         &self,
         generation: u64,
         (from, ingress, src): (PortId, &FastPort, MacAddr),
         (to, egress, dst): (PortId, &FastPort, MacAddr),
+        judged: bool,
     ) {
         if from.index().max(to.index()) >= layout::PORTS {
             return;
         }
         let key = key(ingress.interface, dst, src);
+        // What the entry knows of its bursts stays.
+        if let Ok(old) = self.table.get(&key) {
+            let at = |at: usize| old.get(at..).and_then(|v| v.first_chunk::<4>());
+            let same = at(layout::TARGET) == Some(&egress.interface.to_ne_bytes())
+                && at(layout::JUDGED) == Some(&u32::from(judged).to_ne_bytes())
+                && old.first_chunk() == Some(&generation.to_ne_bytes());
+            if same {
+                return;
+            }
+        }
         let mut value = [0; VALUE];
         let mut put = |at: usize, v: u32| {
             if let Some(field) = value.get_mut(at..at + 4) {
@@ -272,6 +327,7 @@ impl Accelerator {
         put(layout::GSO_LIMIT, egress.mtu.saturating_sub(HEADERS));
         put(layout::RX_PORT, from.0.into());
         put(layout::TX_PORT, to.0.into());
+        put(layout::JUDGED, judged.into());
         if let Some(field) = value.first_chunk_mut() {
             *field = generation.to_ne_bytes();
         }
@@ -299,10 +355,10 @@ impl Accelerator {
         }
     }
 
-    /// Entries in force at the last sweep.
+    /// Pairs of addresses in force at the last sweep.
     #[must_use]
-    pub fn flows(&self) -> usize {
-        self.flows.load(Ordering::Relaxed)
+    pub fn pairs(&self) -> usize {
+        self.pairs.load(Ordering::Relaxed)
     }
 
     /// Removes entries that are void or idle; returns those in use. To be called every second after a wake, until it returns
@@ -311,7 +367,7 @@ impl Accelerator {
         let mut keys = Vec::new();
         let mut last = None;
         // Others may enter and remove: it ends nevertheless.
-        while keys.len() < 2 * FLOWS as usize
+        while keys.len() < 2 * PAIRS as usize
             && let Ok(key) = self.table.next(last.as_ref())
         {
             keys.push(key);
@@ -353,7 +409,7 @@ impl Accelerator {
                 });
             }
         }
-        self.flows.store(now.len(), Ordering::Relaxed);
+        self.pairs.store(now.len(), Ordering::Relaxed);
         *before = now;
         if !before.is_empty() {
             return Some(active);

@@ -4,13 +4,19 @@
 //! the next one: no VLANs, guard, meter, mirror, capture, policy. The source has to be known where it came from, and the destination is
 //! the address of the container's interface.
 //!
+//! Where policy judges, the bridge doesn't know what it allows: who judges asks for the pair ([`Bridge::approve_judged`]) and allows the
+//! flow itself.
+//!
 //! Every change of the bridge calls [`Bridge::invalidate`], on each worker that carries it out: after the last has, nothing stands that was
 //! approved before. Changes in quick succession (an address that two containers fight for) suspend approval for the rest of the second,
 //! so that they can't make the switch enter all flows again and again.
 
+use super::network::Network;
 use super::port::BridgePort;
+use super::shared::Shared;
 use super::{Bridge, fdb};
 use crate::accel::{Accelerator, Active, FastPort};
+use crate::frame::{Entry, Verdict};
 use crate::port::PortId;
 use crate::wire::MacAddr;
 use std::sync::Arc;
@@ -32,6 +38,8 @@ pub(super) struct Fast {
     watched: Vec<bool>,
     /// No policy judges the batch.
     allowed: bool,
+    /// Generation that approvals of the batch are of, judged or not.
+    batch: Option<u64>,
     recent: Vec<(Pair, u32)>,
     /// Generation seen last, second, and changes in it.
     last: u64,
@@ -45,11 +53,22 @@ impl Fast {
         self.ports.get(port.index())?.as_ref().filter(|_| !watched)
     }
 
-    /// Generation that approvals of a batch from this port are of; `None` if there can't be any.
+    /// A batch begins that may not be approved.
+    #[inline]
+    pub(super) fn forbid(&mut self) {
+        self.batch = None;
+    }
+
+    /// Generation that approvals of a batch from this port are of; `None` if there can't be any by the bridge.
     #[inline]
     pub(super) fn begin(&mut self, from: PortId, port: &BridgePort, now: u32) -> Option<u64> {
+        self.batch = self.generation(from, port, now);
+        self.batch.filter(|_| self.allowed)
+    }
+
+    fn generation(&mut self, from: PortId, port: &BridgePort, now: u32) -> Option<u64> {
         let with = self.with.as_ref()?;
-        if !self.allowed || port.screens || self.port(from).is_none() {
+        if port.screens || self.port(from).is_none() {
             return None;
         }
         let generation = with.generation();
@@ -73,7 +92,7 @@ impl Fast {
         }
     }
 
-    /// Approves a pair; `src` came by `from`, `dst` is at `to`.
+    /// Approves a pair; `src` came by `from`, `dst` is at `to`. Interfaces of both, if that can be.
     #[cold]
     pub(super) fn approve(
         &mut self,
@@ -81,13 +100,12 @@ impl Fast {
         (from, src): (PortId, MacAddr),
         (to, dst): (PortId, MacAddr),
         now: u32,
-    ) {
-        let (Some(ingress), Some(egress)) = (self.port(from), self.port(to)) else {
-            return;
-        };
+    ) -> Option<(u32, u32)> {
+        let (ingress, egress) = (self.port(from)?, self.port(to)?);
         if egress.mac != dst {
-            return;
+            return None;
         }
+        let interfaces = (ingress.interface, egress.interface);
         let (ingress, egress) = (*ingress, *egress);
         let pair = (fdb::key(0, src), fdb::key(0, dst), from);
         let i = (src.to_u64() ^ dst.to_u64().rotate_left(3)) as usize % RECENT;
@@ -97,17 +115,93 @@ impl Fast {
         }
         if let Some(place) = self.recent.get_mut(i) {
             if *place == (pair, now) {
-                return;
+                return Some(interfaces);
             }
             *place = (pair, now);
         }
         if let Some(with) = &self.with {
-            with.approve(generation, (from, &ingress, src), (to, &egress, dst));
+            let (from, to) = ((from, &ingress, src), (to, &egress, dst));
+            with.approve(generation, from, to, !self.allowed);
         }
+        Some(interfaces)
     }
 }
 
+/// What of the bridge says whether a frame would be looked at on its way.
+#[derive(Clone, Copy)]
+pub(super) struct View<'a> {
+    pub(super) ports: &'a [Option<BridgePort>],
+    pub(super) down: &'a [bool],
+    pub(super) shared: &'a Shared,
+    pub(super) net: &'a Network,
+}
+
+impl View<'_> {
+    /// Whether nothing would look at a frame that goes from a port to another.
+    pub(super) fn is_clear(self, e: &Entry, from: PortId, to: PortId) -> bool {
+        let looks = match self.ports.get(to.index()) {
+            Some(Some(p)) => p.finishes || p.loop_state.is_shut(),
+            _ => true,
+        };
+        let down = self.down.get(to.index()).copied().unwrap_or(false);
+        !looks
+            && !down
+            && !self.shared.shut.contains(to)
+            && self.net.fdb.lookup(e.meta.vid, e.meta.src) == Some(from)
+    }
+}
+
+/// A pair of addresses that has been approved for flows that policy allows.
+#[derive(Clone, Copy, Debug)]
+pub struct Judgeable<'a> {
+    /// The fast path.
+    pub with: &'a Arc<Accelerator>,
+    /// Generation of whatever is allowed for the batch at hand.
+    pub generation: u64,
+    /// Index of the interface that the frame came in by.
+    pub ingress: u32,
+    /// Index of the interface that it leaves by.
+    pub egress: u32,
+}
+
 impl Bridge {
+    /// Whether frames of the batch at hand, the last that was switched, could go the fast path if policy allows their flows.
+    #[inline]
+    #[must_use]
+    pub fn takes_flows(&self) -> bool {
+        self.fast.batch.is_some()
+    }
+
+    /// Approves the addresses of a frame of the batch at hand, from a network that policy judges: those of its flows that are allowed may
+    /// go the fast path. `None` if they can't.
+    pub fn approve_judged(&mut self, e: &Entry, from: PortId, now: u32) -> Option<Judgeable<'_>> {
+        let generation = self.fast.batch?;
+        let Verdict::Forward(to) = e.verdict else {
+            return None;
+        };
+        let port = self.ports.get(from.index())?.as_ref()?;
+        let view = View {
+            ports: &self.ports,
+            down: &self.down,
+            shared: &self.shared,
+            net: self
+                .networks
+                .get(usize::from(port.config.network.0))?
+                .as_ref()?,
+        };
+        if self.fast.allowed || !view.is_clear(e, from, to) {
+            return None;
+        }
+        let pair = ((from, e.meta.src), (to, e.meta.dst));
+        let (ingress, egress) = self.fast.approve(generation, pair.0, pair.1, now)?;
+        Some(Judgeable {
+            with: self.fast.with.as_ref()?,
+            generation,
+            ingress,
+            egress,
+        })
+    }
+
     /// Has the bridge use a fast path.
     pub fn accelerate(&mut self, with: Arc<Accelerator>) {
         self.fast.last = with.generation();

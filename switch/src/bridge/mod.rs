@@ -33,5 +33,6 @@ pub use config::{
     LoopGuard, MirrorConfig, MirrorId, MirrorSource, NetworkConfig, NetworkId, PortConfig, Rate,
     StormLimits, VlanSet,
 };
+pub use fast::Judgeable;
 pub use setup::Bridge;
 pub use snoop::MdbEntry;

@@ -1,6 +1,6 @@
 //! The bridge as a stage: the way of a batch.
 
-use super::fast::Fast;
+use super::fast::{Fast, View};
 use super::fdb::{Learn, NO_KEY, key};
 use super::loop_guard;
 use super::network::{Network, Share};
@@ -46,6 +46,7 @@ struct Pass<'a> {
 impl Stage for Bridge {
     fn run(&mut self, cx: &mut Cx, batch: &mut Batch) {
         let from = batch.ingress;
+        self.fast.forbid();
         let Some(Some(port)) = self.ports.get(from.index()) else {
             return;
         };
@@ -89,6 +90,9 @@ impl Stage for Bridge {
             ingress::screen(cx, port, net, batch);
         }
         let net_is_plain = net.taps.is_empty();
+        if !net_is_plain {
+            self.fast.forbid();
+        }
         let mut pass = Pass {
             now: cx.now.secs(),
             cx,
@@ -111,6 +115,7 @@ impl Stage for Bridge {
         } else {
             pass.switch::<false>(batch);
             if pass.moved {
+                self.fast.forbid();
                 self.fast.change();
             }
         }
@@ -420,21 +425,17 @@ impl Pass<'_> {
         let (Verdict::Forward(to), Some(generation)) = (e.verdict, self.generation) else {
             return;
         };
-        let looks = match self.ports.get(to.index()) {
-            Some(Some(p)) => p.finishes || p.loop_state.is_shut(),
-            _ => true,
+        let view = View {
+            ports: self.ports,
+            down: self.down,
+            shared: self.shared,
+            net: self.net,
         };
-        let down = |p: PortId| self.down.get(p.index()).copied().unwrap_or(false);
-        let src = e.meta.src;
-        if looks
-            || down(to)
-            || self.shared.shut.contains(to)
-            || self.net.fdb.lookup(e.meta.vid, src) != Some(self.from)
-        {
+        if !view.is_clear(e, self.from, to) {
             return;
         }
-        let (from, to) = ((self.from, src), (to, e.meta.dst));
-        self.fast.approve(generation, from, to, self.now);
+        let (from, to) = ((self.from, e.meta.src), (to, e.meta.dst));
+        let _ = self.fast.approve(generation, from, to, self.now);
     }
 
     fn unicast(&self, to: PortId) -> Verdict {

@@ -5,10 +5,10 @@ use vswitch_tests::{Daemon, Lab, Node, lab, skip, wait_until};
 
 use crate::rig::{self, at, bare, counter, dropped, port, wait_dropped};
 
-const VETH: [&str; 2] = ["--type", "veth"];
+pub(crate) const VETH: [&str; 2] = ["--type", "veth"];
 
 /// A daemon with the network `lan` and the fast path; none where the machine doesn't let us load programs.
-fn accelerated(lab: &Lab, options: &[&str]) -> Result<Daemon, String> {
+pub(crate) fn accelerated(lab: &Lab, options: &[&str]) -> Result<Daemon, String> {
     let args = [&["--accelerate=ebpf"], options].concat();
     let d = lab.daemon_with().args(&args).start();
     d.ctl(&["network", "add", "lan"]);
@@ -30,7 +30,7 @@ macro_rules! accelerated {
 
 /// What `vswitchctl stats` says of the fast path.
 #[track_caller]
-fn fast(d: &Daemon) -> Value {
+pub(crate) fn fast(d: &Daemon) -> Value {
     d.ctl_json(&["stats"])["accelerator"].clone()
 }
 

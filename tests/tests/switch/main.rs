@@ -1,6 +1,7 @@
 //! The switch as a person has it: vswitchd set up by vswitchctl, containers with the kernel's own network stack.
 
 mod fast;
+mod fast_policy;
 mod forwarding;
 mod guard;
 mod host_stack;
