@@ -11,8 +11,7 @@ use tokio::sync::oneshot;
 use vswitch_core::accel::FastPort;
 use vswitch_core::bridge::{MirrorId, NetworkId};
 use vswitch_core::port::PortId;
-use vswitch_core::stats::PortCounters;
-use vswitch_core::worker::{Gone, PortSetup, Worker};
+use vswitch_core::worker::{Gone, PortSetup, Worker, add_port};
 use vswitch_nat::Pipeline;
 use vswitch_nat::policy::Compiled;
 
@@ -287,32 +286,25 @@ impl Plane {
         let fast = fast.map(|(with, (port, link))| FastLink::new(with, id, port, link));
         let part = fast.as_ref().map(|f| f.port);
         let mut queues = opened.queues.into_iter();
-        let mut counters = Vec::new();
-        for (i, worker) in self.workers.iter().enumerate() {
-            let mine = Arc::new(PortCounters::default());
-            counters.push(mine.clone());
-            let io = if one && i != usize::from(owner) {
+        let counters: Vec<_> = self.workers.iter().map(|_| Arc::default()).collect();
+        let setups = counters.iter().enumerate().map(|(i, mine)| PortSetup {
+            io: if one && i != usize::from(owner) {
                 None
             } else {
                 queues.next()
-            };
-            let setup = PortSetup {
-                io,
-                owner: if one { owner } else { i as u16 },
-                mtu: port.mtu,
-                tx_limit: port.queue as usize,
-                admin_up: port.up,
-                counters: mine,
-            };
-            let config = port.to_bridge(network);
-            worker
-                .call(move |w| {
-                    w.stage.bridge.set_port(id, config);
-                    w.add_port(id, setup);
-                    w.stage.bridge.set_fast(id, part);
-                })
-                .map_err(|g| g.to_string())?;
-        }
+            },
+            owner: if one { owner } else { i as u16 },
+            mtu: port.mtu,
+            tx_limit: port.queue as usize,
+            admin_up: port.up,
+            counters: Arc::clone(mine),
+        });
+        let config = port.to_bridge(network);
+        add_port(&self.workers, id, setups, move |stage: &mut Pipeline| {
+            stage.bridge.set_port(id, config.clone());
+            stage.bridge.set_fast(id, part);
+        })
+        .map_err(|g| g.to_string())?;
         let watch = opened.process.map(|(pid, fd)| {
             let (alive, ended) = oneshot::channel();
             let _ = self.watches.send(Watch {

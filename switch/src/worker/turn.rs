@@ -427,7 +427,7 @@ impl<S: Stage> Worker<S> {
         batch.clear();
     }
 
-    fn flush(&mut self, port: PortId) {
+    pub(super) fn flush(&mut self, port: PortId) {
         if let Err(fault) = self.out.flush(port) {
             self.link_down(port, &fault);
         }
