@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use vswitch_core::accel::FastPort;
 use vswitch_core::bridge::{MirrorId, NetworkId};
 use vswitch_core::port::PortId;
-use vswitch_core::worker::{Gone, PortSetup, Worker, add_port};
+use vswitch_core::worker::{Gone, PortSetup, Worker, hold_port, start_ports};
 use vswitch_nat::Pipeline;
 use vswitch_nat::policy::Compiled;
 
@@ -44,8 +44,19 @@ impl Plane {
         Ok(())
     }
 
-    /// Carries out a topology whose new ports are open.
-    pub(super) fn commit(&mut self, wanted: Topology, mut opened: Prepared) -> Result<(), Refusal> {
+    /// Carries out a topology whose new ports are open. Nothing is received from these until all else is as it should be.
+    pub(super) fn commit(&mut self, wanted: Topology, opened: Prepared) -> Result<(), Refusal> {
+        let mut held = Vec::new();
+        let done = self.commit_held(wanted, opened, &mut held);
+        start_ports(&self.workers, &held).map_err(dead).and(done)
+    }
+
+    fn commit_held(
+        &mut self,
+        wanted: Topology,
+        mut opened: Prepared,
+        held: &mut Vec<PortId>,
+    ) -> Result<(), Refusal> {
         let gone: Vec<String> = self.missing(&self.mirrors, &wanted.mirrors);
         for name in gone {
             if let Some(id) = self.mirrors.remove(&name) {
@@ -64,7 +75,7 @@ impl Plane {
             if let Some(result) = opened.remove(name) {
                 self.close(name);
                 self.desired.ports.insert(name.clone(), port.clone());
-                self.take_in(name, port, result);
+                held.extend(self.hold(name, port, result));
             } else if self.desired.ports.get(name) != Some(port) {
                 self.change_port(name, port)?;
             }
@@ -240,6 +251,13 @@ impl Plane {
 
     /// Puts an opened port into the switch, or notes why it couldn't be opened.
     pub(super) fn take_in(&mut self, name: &str, port: &Port, opened: Result<Opened, Refusal>) {
+        let held = self.hold(name, port, opened);
+        // Where workers have ended, that is known by then.
+        let _ = start_ports(&self.workers, held.as_slice());
+    }
+
+    /// The same, but nothing is received yet. Returns the port that is to be started then.
+    fn hold(&mut self, name: &str, port: &Port, opened: Result<Opened, Refusal>) -> Option<PortId> {
         let id = match self.ports.get(name) {
             Some(l) => l.id,
             None => PortId(free(self.ports.values().map(|l| l.id.0))),
@@ -264,7 +282,9 @@ impl Plane {
                 _veth: None,
             }
         });
+        let held = live.open.then_some(id);
         self.ports.insert(name.to_owned(), live);
+        held
     }
 
     fn enter(
@@ -300,7 +320,7 @@ impl Plane {
             counters: Arc::clone(mine),
         });
         let config = port.to_bridge(network);
-        add_port(&self.workers, id, setups, move |stage: &mut Pipeline| {
+        hold_port(&self.workers, id, setups, move |stage: &mut Pipeline| {
             stage.bridge.set_port(id, config.clone());
             stage.bridge.set_fast(id, part);
         })

@@ -4,8 +4,9 @@
 //!
 //! Several workers come to know a port one after the other, and meanwhile they talk: a frame for a port whose owner doesn't have
 //! it yet would be lost, and so would news of an address learned at a port that another worker doesn't know yet. So a port is added
-//! in steps, each of which all workers have taken before the next ([`add_port`]): they take its queues, their stages know it, and only
-//! then anything is received.
+//! in steps, each of which all workers have taken before the next: they take its queues, their stages know it ([`hold_port`]), and only
+//! then anything is received ([`start_ports`]). Many ports are started together: what some of them send would be flooded to the others, and
+//! commands would wait for it.
 
 use super::handle::{Gone, WorkerHandle};
 use super::output::Slot;
@@ -17,36 +18,36 @@ use mio::unix::SourceFd;
 use mio::{Interest, Token};
 use std::os::fd::AsRawFd;
 
-/// Begins to serve a port at all workers of a switch, each with its setup, in their order; `know` has a worker's stages know the port.
-/// Errors: a worker has ended.
-pub fn add_port<S: Stage>(
+/// Has all workers of a switch take the queues of a port, each by its setup, in their order; then `know` has their stages know it. Frames
+/// for it are sent from now on; [`start_ports`] is to follow. Errors: a worker has ended.
+pub fn hold_port<S: Stage>(
     workers: &[WorkerHandle<S>],
     id: PortId,
     setups: impl IntoIterator<Item = PortSetup>,
     know: impl Fn(&mut S) + Clone + Send + 'static,
 ) -> Result<(), Gone> {
-    let setups = workers.iter().zip(setups);
-    if workers.len() == 1 {
-        // Nobody else to wait for.
-        for (worker, setup) in setups {
-            let know = know.clone();
-            worker.call(move |w| {
-                w.hold_port(id, setup);
-                know(&mut w.stage);
-                w.start_port(id);
-            })?;
-        }
-        return Ok(());
-    }
-    for (worker, setup) in setups {
+    for (worker, setup) in workers.iter().zip(setups) {
         worker.call(move |w| w.hold_port(id, setup))?;
     }
     for worker in workers {
         let know = know.clone();
         worker.call(move |w| know(&mut w.stage))?;
     }
+    Ok(())
+}
+
+/// Has all workers receive from ports that are held. Errors: a worker has ended.
+pub fn start_ports<S: Stage>(workers: &[WorkerHandle<S>], ids: &[PortId]) -> Result<(), Gone> {
+    if ids.is_empty() {
+        return Ok(());
+    }
     for worker in workers {
-        worker.call(move |w| w.start_port(id))?;
+        let ids = ids.to_vec();
+        worker.call(move |w| {
+            for id in ids {
+                w.start_port(id);
+            }
+        })?;
     }
     Ok(())
 }
@@ -86,7 +87,7 @@ impl<S: Stage> Worker<S> {
         }
     }
 
-    /// Begins to serve a port, as the only worker; see [`add_port`]. A port of the same id is removed first.
+    /// Begins to serve a port, as the only worker; see [`hold_port`]. A port of the same id is removed first.
     pub fn add_port(&mut self, id: PortId, setup: PortSetup) {
         self.hold_port(id, setup);
         self.start_port(id);

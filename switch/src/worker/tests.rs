@@ -1,6 +1,6 @@
 //! Adding ports while several workers run.
 
-use super::{PortSetup, WorkerConfig, WorkerHandle, add_port, spawn};
+use super::{PortSetup, WorkerConfig, WorkerHandle, hold_port, spawn, start_ports};
 use crate::bridge::{Bridge, NetworkConfig, NetworkId, PortConfig};
 use crate::frame::{DropReason, Frame, Offloads};
 use crate::port::mem::{self, Mem};
@@ -81,9 +81,10 @@ impl Rig {
         });
         let mut config = PortConfig::new(NET);
         config.loop_guard = false;
-        add_port(&self.workers, PortId(id), setups, move |b| {
+        hold_port(&self.workers, PortId(id), setups, move |b| {
             b.set_port(PortId(id), config.clone());
         })
+        .and_then(|()| start_ports(&self.workers, &[PortId(id)]))
         .expect("workers answer");
         self.counters.extend(counters);
         far

@@ -9,7 +9,9 @@ use vswitch_core::frame::{DropReason, Offloads};
 use vswitch_core::port::tap::Tap;
 use vswitch_core::port::{PortId, PortIo, TxQueue};
 use vswitch_core::stats::PortCounters;
-use vswitch_core::worker::{Event, PortSetup, WorkerConfig, WorkerHandle, add_port, spawn};
+use vswitch_core::worker::{
+    Event, PortSetup, WorkerConfig, WorkerHandle, hold_port, spawn, start_ports,
+};
 use vswitch_tests::{Node, wait_until};
 
 pub(crate) const NET: NetworkId = NetworkId(0);
@@ -129,9 +131,10 @@ impl Switch {
                 admin_up: true,
                 counters: count.clone(),
             });
-        add_port(&self.workers, id, setups, move |b| {
+        hold_port(&self.workers, id, setups, move |b| {
             b.set_port(id, config.clone());
         })
+        .and_then(|()| start_ports(&self.workers, &[id]))
         .expect("workers answer");
         self.counters.push(counters);
         id
