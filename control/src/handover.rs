@@ -7,7 +7,7 @@
 //!
 //! `slirp4netns` and `pasta` attach their container for as long as they run: `{"attach": {...}}` asks for a place, and the connection
 //! stays. Further lines, each answered by one, are `{"queue": true}` with the descriptor, and `{"publish": {...}}` with all ports that are
-//! to be published. When the connection ends, the port goes.
+//! to be published. When the connection ends, the port goes; when the port is deleted, that is said, and the connection ends.
 
 use crate::api::{self, ErrorBody, Shared};
 use crate::model::{Port, PortKind, PublishedPort};
@@ -78,7 +78,9 @@ pub(crate) enum Said {
     Given(Given),
     /// It is so.
     Done(bool),
-    /// It can't be.
+    /// The name is another's.
+    Taken(Refusal),
+    /// It can't be, or isn't so any more.
     Error(Refusal),
 }
 
@@ -224,20 +226,43 @@ async fn say(stream: &mut UnixStream, said: &Said) -> bool {
     stream.write_all(&text).await.is_ok()
 }
 
-/// A container is attached for as long as the connection lasts.
+/// What a container's program is told that has nothing more to wait for.
+fn port_deleted(name: &str) -> Refusal {
+    Refusal::new(
+        Kind::NotFound,
+        "keeping",
+        format!("container `{name}` attached"),
+        "its port was deleted",
+        "start the container anew to attach it again",
+    )
+}
+
+/// A container is attached for as long as the connection lasts, and its port isn't deleted.
 async fn session(mut stream: UnixStream, mut heard: Vec<u8>, begin: Begin, plane: &Shared) {
     let begun = api::lock(plane).begin_session(&begin);
-    let (id, given) = match begun {
+    let (id, given, deleted) = match begun {
         Ok(begun) => begun,
         Err(e) => {
-            say(&mut stream, &Said::Error(e)).await;
+            let said = match e.kind {
+                Kind::Exists => Said::Taken(e),
+                _ => Said::Error(e),
+            };
+            say(&mut stream, &said).await;
             return;
         }
     };
     let name = begin.name;
     let mut goes_on = say(&mut stream, &Said::Given(given)).await;
     while goes_on {
-        let (text, fds) = match line(&stream, &mut heard).await {
+        let heard = tokio::select! {
+            heard = line(&stream, &mut heard) => heard,
+            () = deleted.notified() => {
+                let said = Said::Error(port_deleted(&name));
+                say(&mut stream, &said).await;
+                break;
+            }
+        };
+        let (text, fds) = match heard {
             Ok((text, _)) if text.is_empty() => break,
             Ok(got) => got,
             Err(e) => {
@@ -299,7 +324,7 @@ pub(crate) fn send_listener(
     }
     match serde_json::from_str(&answer)? {
         Said::Done(_) => Ok(Ok(stream)),
-        Said::Error(e) => Ok(Err(e)),
+        Said::Error(e) | Said::Taken(e) => Ok(Err(e)),
         Said::Given(_) => Err(io::ErrorKind::InvalidData.into()),
     }
 }

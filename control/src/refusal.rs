@@ -12,6 +12,8 @@ pub enum Kind {
     NotFound,
     /// It contradicts what is there.
     Conflict,
+    /// What it would make is there already.
+    Exists,
     /// The caller may not.
     Denied,
     /// The request is too large.
@@ -92,7 +94,7 @@ impl Refusal {
             Kind::Denied => 403,
             Kind::NotFound => 404,
             Kind::Timeout => 408,
-            Kind::Conflict => 409,
+            Kind::Conflict | Kind::Exists => 409,
             Kind::TooLarge => 413,
             Kind::Failed => 500,
         }

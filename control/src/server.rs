@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Connections at once; further ones wait.
 const CONNECTIONS: usize = 128;
@@ -189,34 +189,50 @@ pub(crate) fn bind_metrics(address: SocketAddr) -> Result<std::net::TcpListener,
     })
 }
 
-/// Serves the API until the future is dropped.
-pub(crate) async fn serve(door: Door, plane: Shared) -> io::Result<()> {
+/// Accepts connections until the future is dropped. `answer` gets each, with whether its peer may come in and its place among those that
+/// there are at once, which is free again once that is dropped.
+async fn accept<F>(
+    door: Door,
+    answer: impl Fn(UnixStream, Result<(), Refusal>, OwnedSemaphorePermit) -> F,
+) -> io::Result<()>
+where
+    F: Future<Output = ()> + Send + 'static,
+{
     let listener = UnixListener::from_std(door.listener)?;
-    let router = api::router(plane);
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         // The semaphore is never closed.
         let Ok(place) = places.clone().acquire_owned().await else {
             return Ok(());
         };
-        let stream = match listener.accept().await {
-            Ok((s, _)) => s,
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let admitted = admit(&stream, door.admitted);
+                tokio::spawn(answer(stream, admitted, place));
+            }
             Err(e) => {
                 tracing::warn!("accepting a connection: {e}");
                 // Out of file descriptors: others must end first.
                 tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
             }
-        };
-        let router = match admit(&stream, door.admitted) {
+        }
+    }
+}
+
+/// Serves the API until the future is dropped.
+pub(crate) async fn serve(door: Door, plane: Shared) -> io::Result<()> {
+    let router = api::router(plane);
+    let answer = |stream, admitted: Result<(), Refusal>, place| {
+        let router = match admitted {
             Ok(()) => router.clone(),
             Err(refusal) => refusing(refusal),
         };
-        tokio::spawn(async move {
+        async move {
             connection(stream, router).await;
             drop(place);
-        });
-    }
+        }
+    };
+    accept(door, answer).await
 }
 
 /// Serves `/metrics` alone on TCP until the future is dropped.
@@ -246,43 +262,23 @@ pub(crate) async fn serve_metrics(
 
 /// Serves the hand-over socket until the future is dropped.
 pub(crate) async fn serve_handover(door: Door, plane: Shared) -> io::Result<()> {
-    let listener = UnixListener::from_std(door.listener)?;
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
-    loop {
-        let Ok(place) = places.clone().acquire_owned().await else {
-            return Ok(());
-        };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let (admitted, plane) = (admit(&stream, door.admitted), plane.clone());
-                tokio::spawn(async move {
-                    handover::connection(stream, admitted, &plane, place).await;
-                });
-            }
-            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
-        }
-    }
+    let answer = |stream, admitted, place| {
+        let plane = plane.clone();
+        async move { handover::connection(stream, admitted, &plane, place).await }
+    };
+    accept(door, answer).await
 }
 
 /// Serves the socket for runtimes until the future is dropped.
 pub(crate) async fn serve_runtimes(door: Door, plane: Shared) -> io::Result<()> {
-    let listener = UnixListener::from_std(door.listener)?;
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
-    loop {
-        let Ok(place) = places.clone().acquire_owned().await else {
-            return Ok(());
-        };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let (admitted, plane) = (admit(&stream, door.admitted), plane.clone());
-                tokio::spawn(async move {
-                    crate::switching::oci::connection(stream, admitted, &plane).await;
-                    drop(place);
-                });
-            }
-            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+    let answer = |stream, admitted, place| {
+        let plane = plane.clone();
+        async move {
+            crate::switching::oci::connection(stream, admitted, &plane).await;
+            drop(place);
         }
-    }
+    };
+    accept(door, answer).await
 }
 
 /// Whether the peer may use the API.

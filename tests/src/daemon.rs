@@ -202,6 +202,14 @@ impl Daemon {
         self.run_ctl(args).expect_ok()
     }
 
+    /// Attaches a container to a network under the node's name, with these addresses and options (`--gw`, `--mtu`).
+    #[track_caller]
+    pub fn attach(&self, node: &Node, network: &str, ip: &str, options: &[&str]) {
+        let pid = node.pid().to_string();
+        let place = ["attach", network, "--name", node.name(), "--pid", &pid];
+        self.ctl(&[&place[..], &["--ip", ip], options].concat());
+    }
+
     /// As [`Self::ctl`] with `--json`, parsed.
     #[track_caller]
     pub fn ctl_json(&self, args: &[&str]) -> Value {

@@ -3,7 +3,8 @@
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use nix::unistd::geteuid;
 use tempfile::TempDir;
@@ -65,29 +66,49 @@ pub struct Lab {
     _turn: Turn,
 }
 
-/// Labs of one test binary take turns.
+/// Labs of one test binary take turns: there are as many at once as there are processors. Most of the time they wait, for timers and for
+/// the kernel that takes namespaces down.
 #[derive(Debug)]
-struct Turn(#[expect(dead_code, reason = "held, not read")] MutexGuard<'static, ()>);
+struct Turn;
+
+/// Labs that there are, and what tells that one has gone.
+static TAKEN: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
+static ONE: AtomicBool = AtomicBool::new(false);
 
 thread_local!(static IN_LAB: Cell<bool> = const { Cell::new(false) });
 
+/// From now on this test binary has one lab at a time: for tests that know processes of the machine by their names.
+pub fn one_lab_at_a_time() {
+    ONE.store(true, Ordering::Relaxed);
+}
+
 impl Turn {
     fn take() -> Self {
-        static TURN: Mutex<()> = Mutex::new(());
         assert!(
             !IN_LAB.get(),
             "a test has one lab at a time: drop the first one, or make more nodes in it"
         );
+        let most = match ONE.load(Ordering::Relaxed) {
+            true => 1,
+            false => std::thread::available_parallelism().map_or(1, usize::from),
+        };
         // A test that panicked has dropped its nodes all the same.
-        let turn = Self(TURN.lock().unwrap_or_else(PoisonError::into_inner));
+        let taken = TAKEN.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = TAKEN
+            .1
+            .wait_while(taken, |taken| *taken >= most)
+            .unwrap_or_else(PoisonError::into_inner);
+        *taken += 1;
         IN_LAB.set(true);
-        turn
+        Self
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
         IN_LAB.set(false);
+        *TAKEN.0.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        TAKEN.1.notify_one();
     }
 }
 

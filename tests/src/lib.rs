@@ -12,8 +12,8 @@
 //! namespace and all nodes live in it. Where neither works, [`Lab::new`] says why.
 //!
 //! Every process is started by one thread that lives as long as the test binary, with
-//! `PR_SET_PDEATHSIG`, so a killed test leaves nothing behind. Labs of one test binary run one at a
-//! time (two cores must do). A set-up step that fails is a failed test, so it panics with the
+//! `PR_SET_PDEATHSIG`, so a killed test leaves nothing behind. Of one test binary there are as
+//! many labs at once as there are processors. A set-up step that fails is a failed test, so it panics with the
 //! command and what it printed.
 //!
 //! # Example
@@ -54,6 +54,7 @@ mod lab;
 mod ledger;
 mod node;
 mod process;
+mod site;
 mod skip;
 mod traffic;
 mod user;
@@ -62,8 +63,9 @@ pub use capture::{Capture, tshark_fields};
 pub use daemon::{Daemon, DaemonBuilder, program};
 pub use http::Response;
 pub use iperf::Iperf;
-pub use lab::{Lab, Mtu, Unavailable};
+pub use lab::{Lab, Mtu, Unavailable, one_lab_at_a_time};
 pub use ledger::Ledger;
 pub use node::{Node, wait_until};
 pub use process::{Background, Output};
+pub use site::{FAR, HOST, attached, ground};
 pub use skip::{record as record_skip, scenario_name};

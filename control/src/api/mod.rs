@@ -170,7 +170,7 @@ pub(crate) fn exists(act: &str, what: &str, name: &str) -> Refusal {
         _ => format!("change it with `vswitchctl {command} set`"),
     };
     Refusal::new(
-        Kind::Conflict,
+        Kind::Exists,
         act,
         format!("{what} `{name}`"),
         "it exists already",

@@ -5,7 +5,8 @@
 //! `VSWITCH_ATTACH`, or the file `vswitch/attach.toml` of the user's configuration, names a network of a `vswitchd` that runs already
 //! ([`Wish`]). A connection to that daemon ([`Session`]) asks for a place, hands over the queue of the container's TAP, and says what is
 //! published; the daemon takes all of it away when the connection ends. This process forwards nothing then: it waits for the end of the
-//! container, and if the daemon ends first, it hands the queue over to the next one, so that a restart is an outage and no more.
+//! container, and if the daemon ends first, it hands the queue over to the next one, so that a restart is an outage and no more. It ends with a word of
+//! why where somebody deletes the container's port.
 
 use super::single::{Awaited, Ended, Ends, Other, SingleError, await_end};
 use crate::config;
@@ -51,6 +52,9 @@ pub(crate) enum AttachError {
     /// The daemon's answer.
     #[error("{0}")]
     Refused(Refusal),
+    /// The container's name is another's.
+    #[error("{0}")]
+    Taken(Refusal),
     /// The answer can't be read.
     #[error("attaching to vswitchd at {}: reading its answer: {reason}; is it of the same version?", path.display())]
     Broken { path: PathBuf, reason: String },
@@ -290,9 +294,7 @@ impl Session {
                     tracing::warn!("{e}: the container has a switch of its own");
                     return Ok(None);
                 }
-                Err(AttachError::Refused(r))
-                    if r.reason == "it exists already" && Instant::now() < end =>
-                {
+                Err(AttachError::Taken(_)) if Instant::now() < end => {
                     std::thread::sleep(Duration::from_millis(100));
                 }
                 Err(e) => return Err(e),
@@ -350,7 +352,7 @@ impl Session {
         };
         match say(&self.socket, stream, line, queue)? {
             Said::Done(_) => Ok(()),
-            Said::Error(refusal) => Err(AttachError::Refused(refusal)),
+            Said::Error(refusal) | Said::Taken(refusal) => Err(AttachError::Refused(refusal)),
             Said::Given(_) => Err(AttachError::Broken {
                 path: self.socket.clone(),
                 reason: "it gives a place again".into(),
@@ -391,6 +393,10 @@ impl Session {
                 Awaited::Nothing | Awaited::PeerGone => {}
             }
             let mut inner = self.inner();
+            // What a daemon says unasked is why it ends this; one that ends itself says nothing.
+            if let Some(refusal) = inner.stream.as_mut().and_then(last_word) {
+                return Err(refusal.into());
+            }
             if inner.stream.is_some() {
                 tracing::warn!("vswitchd has ended: the container waits for the next one");
                 inner.stream = None;
@@ -476,10 +482,22 @@ fn place(socket: &Path, begin: &Begin) -> Result<(BufReader<UnixStream>, Given),
     match say(socket, &mut stream, &Line::Attach(begin.clone()), None)? {
         Said::Given(given) => Ok((stream, given)),
         Said::Error(refusal) => Err(AttachError::Refused(refusal)),
+        Said::Taken(refusal) => Err(AttachError::Taken(refusal)),
         Said::Done(_) => Err(AttachError::Broken {
             path: socket.to_owned(),
             reason: "it gives no place".into(),
         }),
+    }
+}
+
+/// What the daemon has said before it ended the connection.
+fn last_word(stream: &mut BufReader<UnixStream>) -> Option<Refusal> {
+    stream.get_ref().set_nonblocking(true).ok()?;
+    let mut answer = String::new();
+    stream.read_line(&mut answer).ok()?;
+    match serde_json::from_str(&answer) {
+        Ok(Said::Error(refusal)) => Some(refusal),
+        _ => None,
     }
 }
 

@@ -11,8 +11,7 @@ use tokio::sync::oneshot;
 use vswitch_core::accel::FastPort;
 use vswitch_core::bridge::{MirrorId, NetworkId};
 use vswitch_core::port::PortId;
-use vswitch_core::stats::PortCounters;
-use vswitch_core::worker::{Gone, PortSetup, Worker};
+use vswitch_core::worker::{Gone, PortSetup, Worker, hold_port, start_ports};
 use vswitch_nat::Pipeline;
 use vswitch_nat::policy::Compiled;
 
@@ -45,8 +44,19 @@ impl Plane {
         Ok(())
     }
 
-    /// Carries out a topology whose new ports are open.
-    pub(super) fn commit(&mut self, wanted: Topology, mut opened: Prepared) -> Result<(), Refusal> {
+    /// Carries out a topology whose new ports are open. Nothing is received from these until all else is as it should be.
+    pub(super) fn commit(&mut self, wanted: Topology, opened: Prepared) -> Result<(), Refusal> {
+        let mut held = Vec::new();
+        let done = self.commit_held(wanted, opened, &mut held);
+        start_ports(&self.workers, &held).map_err(dead).and(done)
+    }
+
+    fn commit_held(
+        &mut self,
+        wanted: Topology,
+        mut opened: Prepared,
+        held: &mut Vec<PortId>,
+    ) -> Result<(), Refusal> {
         let gone: Vec<String> = self.missing(&self.mirrors, &wanted.mirrors);
         for name in gone {
             if let Some(id) = self.mirrors.remove(&name) {
@@ -65,7 +75,7 @@ impl Plane {
             if let Some(result) = opened.remove(name) {
                 self.close(name);
                 self.desired.ports.insert(name.clone(), port.clone());
-                self.take_in(name, port, result);
+                held.extend(self.hold(name, port, result));
             } else if self.desired.ports.get(name) != Some(port) {
                 self.change_port(name, port)?;
             }
@@ -241,6 +251,13 @@ impl Plane {
 
     /// Puts an opened port into the switch, or notes why it couldn't be opened.
     pub(super) fn take_in(&mut self, name: &str, port: &Port, opened: Result<Opened, Refusal>) {
+        let held = self.hold(name, port, opened);
+        // Where workers have ended, that is known by then.
+        let _ = start_ports(&self.workers, held.as_slice());
+    }
+
+    /// The same, but nothing is received yet. Returns the port that is to be started then.
+    fn hold(&mut self, name: &str, port: &Port, opened: Result<Opened, Refusal>) -> Option<PortId> {
         let id = match self.ports.get(name) {
             Some(l) => l.id,
             None => PortId(free(self.ports.values().map(|l| l.id.0))),
@@ -265,7 +282,9 @@ impl Plane {
                 _veth: None,
             }
         });
+        let held = live.open.then_some(id);
         self.ports.insert(name.to_owned(), live);
+        held
     }
 
     fn enter(
@@ -287,32 +306,25 @@ impl Plane {
         let fast = fast.map(|(with, (port, link))| FastLink::new(with, id, port, link));
         let part = fast.as_ref().map(|f| f.port);
         let mut queues = opened.queues.into_iter();
-        let mut counters = Vec::new();
-        for (i, worker) in self.workers.iter().enumerate() {
-            let mine = Arc::new(PortCounters::default());
-            counters.push(mine.clone());
-            let io = if one && i != usize::from(owner) {
+        let counters: Vec<_> = self.workers.iter().map(|_| Arc::default()).collect();
+        let setups = counters.iter().enumerate().map(|(i, mine)| PortSetup {
+            io: if one && i != usize::from(owner) {
                 None
             } else {
                 queues.next()
-            };
-            let setup = PortSetup {
-                io,
-                owner: if one { owner } else { i as u16 },
-                mtu: port.mtu,
-                tx_limit: port.queue as usize,
-                admin_up: port.up,
-                counters: mine,
-            };
-            let config = port.to_bridge(network);
-            worker
-                .call(move |w| {
-                    w.stage.bridge.set_port(id, config);
-                    w.add_port(id, setup);
-                    w.stage.bridge.set_fast(id, part);
-                })
-                .map_err(|g| g.to_string())?;
-        }
+            },
+            owner: if one { owner } else { i as u16 },
+            mtu: port.mtu,
+            tx_limit: port.queue as usize,
+            admin_up: port.up,
+            counters: Arc::clone(mine),
+        });
+        let config = port.to_bridge(network);
+        hold_port(&self.workers, id, setups, move |stage: &mut Pipeline| {
+            stage.bridge.set_port(id, config.clone());
+            stage.bridge.set_fast(id, part);
+        })
+        .map_err(|g| g.to_string())?;
         let watch = opened.process.map(|(pid, fd)| {
             let (alive, ended) = oneshot::channel();
             let _ = self.watches.send(Watch {

@@ -215,6 +215,7 @@ impl Plane {
         self.commit(wanted, opened)?;
         self.commit_host_ports(listening)?;
         self.follow_switched();
+        self.tell_deleted();
         for c in &changes {
             tracing::info!(act = %c.act, thing = %c.thing, name = %c.name, "configured");
             let mut record = Record::now("configured");

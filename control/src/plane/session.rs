@@ -4,7 +4,8 @@
 //!
 //! A session belongs to a connection of the hand-over socket. [`Plane::begin_session`] finds a name and addresses that are free in the
 //! network and keeps them; [`Plane::attach`] adds the port once its queue is there, [`Plane::publish_for`] says which ports are
-//! published for it, and [`Plane::end_session`] takes all of it away when the connection ends, however it does. None of it is saved or
+//! published for it, and [`Plane::end_session`] takes all of it away when the connection ends, however it does. A session whose port somebody
+//! deletes is over. None of it is saved or
 //! exported, and a topology that is applied leaves it alone: it isn't configuration. What configuration names (a policy, a mirror) stays, as
 //! a port that is down, and is taken up again by the next session of that name.
 
@@ -18,6 +19,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use tokio::sync::Notify;
 
 /// Most addresses of a prefix that are tried.
 const TRIES: u32 = 65_536;
@@ -77,6 +80,10 @@ struct Held {
     port: Port,
     namespace: Option<(u64, u64)>,
     publish: BTreeSet<String>,
+    /// Whether its port has been added.
+    attached: bool,
+    /// Told when that is deleted.
+    deleted: Arc<Notify>,
 }
 
 /// All there are, by the name of their port.
@@ -121,8 +128,11 @@ fn host(prefix: (IpAddr, u8), number: u32) -> Option<IpAddr> {
 }
 
 impl Plane {
-    /// Finds a place for a container; its number is the session's.
-    pub(crate) fn begin_session(&mut self, b: &Begin) -> Result<(u64, Given), Refusal> {
+    /// Finds a place for a container; its number is the session's. The last tells when somebody deletes the session's port.
+    pub(crate) fn begin_session(
+        &mut self,
+        b: &Begin,
+    ) -> Result<(u64, Given, Arc<Notify>), Refusal> {
         let Some(network) = self.desired.networks.get(&b.network) else {
             let networks = self.desired.networks.keys();
             return Err(Refusal::missing(
@@ -188,9 +198,12 @@ impl Plane {
             port,
             namespace: b.namespace,
             publish: BTreeSet::new(),
+            attached: false,
+            deleted: Arc::default(),
         };
+        let deleted = held.deleted.clone();
         self.sessions.held.insert(b.name.clone(), held);
-        Ok((self.sessions.last, given))
+        Ok((self.sessions.last, given, deleted))
     }
 
     /// An address of a family, and that of the gateway beside it with the length of their prefix; none if the gateway has none.
@@ -286,7 +299,17 @@ impl Plane {
         let mut wanted = self.desired.clone();
         wanted.ports.insert(name.to_owned(), port);
         self.apply_with(wanted, &BTreeMap::from([(name.to_owned(), queue)]))?;
+        self.held(name, id)?.attached = true;
         Ok(())
+    }
+
+    /// Tells the sessions whose port isn't there any more.
+    pub(super) fn tell_deleted(&self) {
+        let held = self.sessions.held.iter();
+        let gone = held.filter(|(name, h)| h.attached && !self.desired.ports.contains_key(*name));
+        for (_, held) in gone {
+            held.deleted.notify_one();
+        }
     }
 
     /// Has these ports be published for a session, and no others; they are named after it.

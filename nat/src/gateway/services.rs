@@ -116,7 +116,8 @@ impl Services {
     }
 
     fn note(&mut self, cx: &mut Cx, network: NetworkId, changes: Vec<Change>) {
-        if self.changes.is_empty() && !changes.is_empty() {
+        // With each change, also where earlier ones still wait: whoever missed it then hears of it now.
+        if !changes.is_empty() {
             cx.event(Event::LeasesChanged);
         }
         for change in changes {

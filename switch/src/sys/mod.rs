@@ -6,6 +6,7 @@
 pub mod bpf;
 pub mod child;
 pub mod datagram;
+mod filter;
 pub mod listen;
 pub mod mem;
 pub mod mmsg;

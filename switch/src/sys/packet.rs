@@ -1,5 +1,6 @@
 //! AF_PACKET sockets: opening, binding, options (include/uapi/linux/if_packet.h, net/packet/af_packet.c).
 
+use super::filter::{RETURN, set_program};
 use nix::errno::Errno;
 use std::ffi::CStr;
 use std::mem::{size_of, size_of_val, zeroed};
@@ -255,20 +256,11 @@ pub fn start_in_group(fd: &OwnedFd, group: Fanout) -> Result<u16, PacketError> {
         }
     };
     // A member has to receive already; until it has joined it would receive everything besides the group.
-    let mute = libc::sock_filter {
-        code: (libc::BPF_RET | libc::BPF_K) as u16,
-        jt: 0,
-        jf: 0,
-        k: 0,
-    };
-    let program = libc::sock_fprog {
-        len: 1,
-        filter: (&raw const mute).cast_mut(),
-    };
     let s = libc::SOL_SOCKET;
     let joins = matches!(group, Fanout::Join(_) | Fanout::JoinSteered(_));
     if joins {
-        set(fd, s, libc::SO_ATTACH_FILTER, &program, act)?;
+        set_program(fd, (s, libc::SO_ATTACH_FILTER), &[(RETURN, 0, 0, 0)])
+            .map_err(|source| PacketError::Option { act, source })?;
     }
     start(fd)?;
     // The group has a hook of its own, which doesn't inherit the sockets' PACKET_IGNORE_OUTGOING.

@@ -5,6 +5,7 @@
 //! nothing had been ([`go_on`]). A descriptor can be put into the process meanwhile ([`put`]). What is read of the process in between
 //! may be another's by then: [`is_valid`] tells, afterwards.
 
+use super::filter::{AT_LEAST, EQUAL, LOAD, RETURN, with_program};
 use nix::errno::Errno;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -41,49 +42,34 @@ pub struct Waiting {
     pub args: [u64; 6],
 }
 
-fn step(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
-    libc::sock_filter {
-        code: code as u16,
-        jt,
-        jf,
-        k,
-    }
-}
-
 /// Has these system calls of this process, and of all that it will start, wait to be answered by who has the listener. Other ABIs
 /// than ours are left alone. Takes no_new_privs, or CAP_SYS_ADMIN. Errors: EACCES without either, EBUSY where a filter
 /// has a listener already, EINVAL and ENOSYS without the kernel's support.
 pub fn listen(calls: &[libc::c_long]) -> io::Result<OwnedFd> {
-    const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
-    const IS: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
-    const FROM: u32 = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
-    const END: u32 = libc::BPF_RET | libc::BPF_K;
     let mut program = vec![
-        step(LOAD, 0, 0, ARCH_AT),
-        step(IS, 1, 0, ARCH),
-        step(END, 0, 0, libc::SECCOMP_RET_ALLOW),
-        step(LOAD, 0, 0, NR_AT),
-        step(FROM, 0, 1, X32),
-        step(END, 0, 0, libc::SECCOMP_RET_ALLOW),
+        (LOAD, 0, 0, ARCH_AT),
+        (EQUAL, 1, 0, ARCH),
+        (RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
+        (LOAD, 0, 0, NR_AT),
+        (AT_LEAST, 0, 1, X32),
+        (RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
     ];
     for call in calls {
-        program.push(step(IS, 0, 1, *call as u32));
-        program.push(step(END, 0, 0, libc::SECCOMP_RET_USER_NOTIF));
+        program.push((EQUAL, 0, 1, *call as u32));
+        program.push((RETURN, 0, 0, libc::SECCOMP_RET_USER_NOTIF));
     }
-    program.push(step(END, 0, 0, libc::SECCOMP_RET_ALLOW));
-    let program = libc::sock_fprog {
-        len: program.len() as u16,
-        filter: program.as_mut_ptr(),
-    };
-    // SAFETY: the kernel reads the program, which outlives the call, and touches nothing else.
-    let fd = unsafe {
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_SET_MODE_FILTER,
-            libc::SECCOMP_FILTER_FLAG_NEW_LISTENER,
-            &raw const program,
-        )
-    };
+    program.push((RETURN, 0, 0, libc::SECCOMP_RET_ALLOW));
+    let fd = with_program(&program, |program| {
+        // SAFETY: the kernel reads the program, which outlives the call, and touches nothing else.
+        unsafe {
+            libc::syscall(
+                libc::SYS_seccomp,
+                libc::SECCOMP_SET_MODE_FILTER,
+                libc::SECCOMP_FILTER_FLAG_NEW_LISTENER,
+                std::ptr::from_ref(program),
+            )
+        }
+    });
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }

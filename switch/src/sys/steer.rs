@@ -7,36 +7,9 @@
 //! Ours is made of the addresses and ports of a packet such that both directions have the same. What isn't IP, and what is
 //! cut short, goes to the first.
 
+use super::filter::*;
 use super::packet::PacketError;
-use nix::errno::Errno;
-use std::os::fd::{AsRawFd, OwnedFd};
-
-// include/uapi/linux/filter.h: offsets that mean the network header, and what the kernel knows besides the frame.
-const NET: u32 = -0x10_0000_i32 as u32;
-const PROTOCOL: u32 = -0x1000_i32 as u32;
-
-const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
-const LOAD_HALF: u32 = libc::BPF_LD | libc::BPF_H | libc::BPF_ABS;
-const LOAD_BYTE: u32 = libc::BPF_LD | libc::BPF_B | libc::BPF_ABS;
-const LOAD_AT_X: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_IND;
-const LOAD_KEPT: u32 = libc::BPF_LD | libc::BPF_MEM;
-const X_IS_HEADER: u32 = libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH;
-const X_IS_KEPT: u32 = libc::BPF_LDX | libc::BPF_MEM;
-const X_IS: u32 = libc::BPF_LDX | libc::BPF_IMM;
-const X_IS_A: u32 = libc::BPF_MISC | libc::BPF_TAX;
-const KEEP: u32 = libc::BPF_ST;
-const XOR_X: u32 = libc::BPF_ALU | libc::BPF_XOR | libc::BPF_X;
-const AND: u32 = libc::BPF_ALU | libc::BPF_AND | libc::BPF_K;
-const MULTIPLY: u32 = libc::BPF_ALU | libc::BPF_MUL | libc::BPF_K;
-const SHIFT: u32 = libc::BPF_ALU | libc::BPF_RSH | libc::BPF_K;
-const EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
-const ANY_BIT: u32 = libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K;
-const GO: u32 = libc::BPF_JMP | libc::BPF_JA;
-const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
-const RETURN_A: u32 = libc::BPF_RET | libc::BPF_A;
-
-/// Code, jump if true, jump if false, operand.
-type Op = (u32, u8, u8, u32);
+use std::os::fd::OwnedFd;
 
 const FIRST: [Op; 1] = [(RETURN, 0, 0, 0)];
 
@@ -85,32 +58,9 @@ const BY_FLOW: [Op; 35] = [
 /// Spreads the frames of the socket's group by flow, or gives all to the first member.
 pub fn steer(fd: &OwnedFd, by_flow: bool) -> Result<(), PacketError> {
     let ops: &[Op] = if by_flow { &BY_FLOW } else { &FIRST };
-    let filters: Vec<libc::sock_filter> = ops
-        .iter()
-        .map(|&(code, jt, jf, k)| libc::sock_filter {
-            code: code as u16,
-            jt,
-            jf,
-            k,
-        })
-        .collect();
-    let program = libc::sock_fprog {
-        len: filters.len() as u16,
-        filter: filters.as_ptr().cast_mut(),
-    };
-    // SAFETY: setsockopt reads the program and the filters it points to, which live across the call.
-    let r = unsafe {
-        libc::setsockopt(
-            fd.as_raw_fd(),
-            libc::SOL_PACKET,
-            libc::PACKET_FANOUT_DATA,
-            (&raw const program).cast(),
-            size_of::<libc::sock_fprog>() as libc::socklen_t,
-        )
-    };
-    Errno::result(r).map_err(|source| PacketError::Option {
+    let option = (libc::SOL_PACKET, libc::PACKET_FANOUT_DATA);
+    set_program(fd, option, ops).map_err(|source| PacketError::Option {
         act: "choosing the members of the fanout group that receive",
         source,
-    })?;
-    Ok(())
+    })
 }

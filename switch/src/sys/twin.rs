@@ -7,6 +7,7 @@
 //! BPF, socket(7)) that lets in only what its one peer sends, and is locked: nobody who holds the socket can take it off, whatever
 //! he is. Whoever else the socket is connected to, or listens for, is never heard.
 
+use super::filter::{AND, EQUAL, LOAD, LOAD_BYTE, LOAD_HALF, NET, RETURN, set_program};
 use super::sock::{local, set_option};
 use super::source::Source;
 use nix::errno::Errno;
@@ -30,8 +31,6 @@ const TCP_MPTCP: libc::c_int = 262;
 /// include/net/tcp_states.h
 const CLOSE: u8 = 7;
 const SYN_SENT: u8 = 2;
-/// Network header, for classic BPF (include/uapi/linux/filter.h).
-const NET: u32 = 0xfff0_0000;
 
 /// Options that are copied as they are: an int each.
 const PLAIN: &[(libc::c_int, libc::c_int)] = &[
@@ -282,12 +281,6 @@ fn copy(of: BorrowedFd<'_>, to: BorrowedFd<'_>, is_v6: bool) -> io::Result<()> {
 
 /// Lets in what comes from there only, for good.
 fn only_from(fd: BorrowedFd<'_>, peer: SocketAddr) -> io::Result<()> {
-    const WORD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
-    const HALF: u32 = libc::BPF_LD | libc::BPF_H | libc::BPF_ABS;
-    const BYTE: u32 = libc::BPF_LD | libc::BPF_B | libc::BPF_ABS;
-    const IS: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
-    const AND: u32 = libc::BPF_ALU | libc::BPF_AND | libc::BPF_K;
-    const END: u32 = libc::BPF_RET | libc::BPF_K;
     let ip = peer.ip().to_canonical();
     // The IP version, then the source address; the source port is what TCP's header begins with (`tcp_filter`, net/ipv4/tcp_ipv4.c).
     let (version, at, words): (u32, u32, Vec<u32>) = match ip {
@@ -300,45 +293,25 @@ fn only_from(fd: BorrowedFd<'_>, peer: SocketAddr) -> io::Result<()> {
         }
     };
     let mut checks = vec![
-        (BYTE, NET, version, true),
-        (HALF, 0, peer.port().into(), false),
+        (LOAD_BYTE, NET, version, true),
+        (LOAD_HALF, 0, peer.port().into(), false),
     ];
     checks.extend(
         (0u32..)
             .zip(words)
-            .map(|(i, w)| (WORD, NET + at + i * 4, w, false)),
+            .map(|(i, w)| (LOAD, NET + at + i * 4, w, false)),
     );
     let mut program = Vec::new();
-    let step = |code: u32, jt, jf, k| libc::sock_filter {
-        code: code as u16,
-        jt,
-        jf,
-        k,
-    };
     for (load, from, value, masked) in checks {
-        program.push(step(load, 0, 0, from));
+        program.push((load, 0, 0, from));
         if masked {
-            program.push(step(AND, 0, 0, 0xf0));
+            program.push((AND, 0, 0, 0xf0));
         }
-        program.push(step(IS, 1, 0, value));
-        program.push(step(END, 0, 0, 0));
+        program.push((EQUAL, 1, 0, value));
+        program.push((RETURN, 0, 0, 0));
     }
-    program.push(step(END, 0, 0, u32::MAX));
-    let program = libc::sock_fprog {
-        len: program.len() as u16,
-        filter: program.as_mut_ptr(),
-    };
-    // SAFETY: the kernel reads the struct and the program, which both outlive the call.
-    let r = unsafe {
-        libc::setsockopt(
-            fd.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_FILTER,
-            (&raw const program).cast(),
-            size_of_val(&program) as libc::socklen_t,
-        )
-    };
-    Errno::result(r)?;
+    program.push((RETURN, 0, 0, u32::MAX));
+    set_program(fd, (libc::SOL_SOCKET, libc::SO_ATTACH_FILTER), &program)?;
     set_option(fd, libc::SOL_SOCKET, libc::SO_LOCK_FILTER, 1)
 }
 

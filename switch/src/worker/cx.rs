@@ -107,7 +107,7 @@ pub enum Event {
         /// Why, in words.
         reason: &'static str,
     },
-    /// Leases of a gateway's DHCP server have changed and can be taken; once until they are.
+    /// Leases of a gateway's DHCP server have changed and can be taken; told once a turn, and never lost.
     LeasesChanged,
     /// The loop guard opened a port again.
     LoopCleared {
@@ -235,11 +235,21 @@ impl Cx {
         self.emits.push((to, frame, origin));
     }
 
-    /// Reports an event; lossy under a flood of events.
+    /// Reports an event; lossy under a flood of events, but for [`Event::LeasesChanged`], which stands for whatever waits to be taken.
     pub fn event(&mut self, event: Event) {
-        if self.events.len() < TURN_LIMIT {
+        let room = match event {
+            Event::LeasesChanged => !self.events.contains(&event),
+            _ => self.events.len() < TURN_LIMIT,
+        };
+        if room {
             self.events.push(event);
         }
+    }
+
+    /// What was reported and isn't told yet.
+    #[must_use]
+    pub fn events(&self) -> &[Event] {
+        &self.events
     }
 
     /// Asks to be ticked at `due` or earlier; for a timer that begins outside of [`crate::worker::Stage::tick`].

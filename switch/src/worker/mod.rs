@@ -20,6 +20,8 @@ mod ports;
 mod share;
 mod stage;
 mod taps;
+#[cfg(test)]
+mod tests;
 mod trace;
 mod turn;
 mod watch;
@@ -27,6 +29,7 @@ mod watch;
 pub use cx::{Cx, Event, EventSink, Origin, Sync};
 pub use handle::{Gone, WorkerConfig, WorkerHandle, spawn};
 pub use output::{LinkState, PortSetup};
+pub use ports::{hold_port, start_ports};
 pub use stage::Stage;
 pub use trace::{Leaving, Outcome, Step, Trace};
 pub use turn::Worker;

@@ -1,5 +1,14 @@
 //! The ports of a worker as the control plane and the kernel change them: added, removed, up, down.
+//!
+//! # Theory of operation
+//!
+//! Several workers come to know a port one after the other, and meanwhile they talk: a frame for a port whose owner doesn't have
+//! it yet would be lost, and so would news of an address learned at a port that another worker doesn't know yet. So a port is added
+//! in steps, each of which all workers have taken before the next: they take its queues, their stages know it ([`hold_port`]), and only
+//! then anything is received ([`start_ports`]). Many ports are started together: what some of them send would be flooded to the others, and
+//! commands would wait for it.
 
+use super::handle::{Gone, WorkerHandle};
 use super::output::Slot;
 use super::{Event, LinkState, PortSetup, Stage, Worker};
 use crate::clock::Nanos;
@@ -8,6 +17,40 @@ use crate::port::{PortFault, PortId};
 use mio::unix::SourceFd;
 use mio::{Interest, Token};
 use std::os::fd::AsRawFd;
+
+/// Has all workers of a switch take the queues of a port, each by its setup, in their order; then `know` has their stages know it. Frames
+/// for it are sent from now on; [`start_ports`] is to follow. Errors: a worker has ended.
+pub fn hold_port<S: Stage>(
+    workers: &[WorkerHandle<S>],
+    id: PortId,
+    setups: impl IntoIterator<Item = PortSetup>,
+    know: impl Fn(&mut S) + Clone + Send + 'static,
+) -> Result<(), Gone> {
+    for (worker, setup) in workers.iter().zip(setups) {
+        worker.call(move |w| w.hold_port(id, setup))?;
+    }
+    for worker in workers {
+        let know = know.clone();
+        worker.call(move |w| know(&mut w.stage))?;
+    }
+    Ok(())
+}
+
+/// Has all workers receive from ports that are held. Errors: a worker has ended.
+pub fn start_ports<S: Stage>(workers: &[WorkerHandle<S>], ids: &[PortId]) -> Result<(), Gone> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    for worker in workers {
+        let ids = ids.to_vec();
+        worker.call(move |w| {
+            for id in ids {
+                w.start_port(id);
+            }
+        })?;
+    }
+    Ok(())
+}
 
 impl<S: Stage> Worker<S> {
     /// Has stages and ports ticked soon, e.g. after a command that set a timer.
@@ -44,19 +87,36 @@ impl<S: Stage> Worker<S> {
         }
     }
 
-    /// Begins to serve a port. A port of the same id is removed first.
+    /// Begins to serve a port, as the only worker; see [`hold_port`]. A port of the same id is removed first.
     pub fn add_port(&mut self, id: PortId, setup: PortSetup) {
+        self.hold_port(id, setup);
+        self.start_port(id);
+    }
+
+    /// Takes a queue of a port: what is for the port is sent, nothing is received and no timer runs yet.
+    fn hold_port(&mut self, id: PortId, setup: PortSetup) {
         self.remove_port(id);
         if self.out.slots.len() <= id.index() {
             self.out.slots.resize_with(id.index() + 1, || None);
         }
-        let up = setup.admin_up;
         let mut slot = Slot::new(setup);
+        slot.next_tick = None;
+        self.out.slots[id.index()] = Some(slot);
+    }
+
+    /// Begins to receive from a port that is held.
+    fn start_port(&mut self, id: PortId) {
+        let Some(slot) = self.out.slot(id) else {
+            return;
+        };
+        let up = slot.link == LinkState::Up;
         if let Some(io) = &mut slot.io {
             io.set_carrier(up);
         }
-        self.out.slots[id.index()] = Some(slot);
+        slot.next_tick = Some(Nanos(0));
         self.register(id);
+        // What had to wait meanwhile asks for room to be sent.
+        self.flush(id);
         self.wake_timers();
         if up {
             self.stage.link_changed(&mut self.cx, id, true);

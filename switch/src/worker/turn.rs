@@ -147,6 +147,11 @@ impl<S: Stage> Worker<S> {
             }
             self.last_work = self.cx.now;
             self.trimmed = false;
+            // Many ports that flood to many make a long turn: commands go between, and who hasn't had its turn is first in the next.
+            if !self.commands.is_empty() {
+                self.active.rotate_left(i);
+                break;
+            }
         }
         if working && self.turn_bytes > 0 {
             self.pace.worked(self.cx.now, self.turn_bytes);
@@ -427,7 +432,7 @@ impl<S: Stage> Worker<S> {
         batch.clear();
     }
 
-    fn flush(&mut self, port: PortId) {
+    pub(super) fn flush(&mut self, port: PortId) {
         if let Err(fault) = self.out.flush(port) {
             self.link_down(port, &fault);
         }

@@ -9,7 +9,9 @@ use vswitch_core::frame::{DropReason, Offloads};
 use vswitch_core::port::tap::Tap;
 use vswitch_core::port::{PortId, PortIo, TxQueue};
 use vswitch_core::stats::PortCounters;
-use vswitch_core::worker::{Event, PortSetup, WorkerConfig, WorkerHandle, spawn};
+use vswitch_core::worker::{
+    Event, PortSetup, WorkerConfig, WorkerHandle, hold_port, spawn, start_ports,
+};
 use vswitch_tests::{Node, wait_until};
 
 pub(crate) const NET: NetworkId = NetworkId(0);
@@ -113,24 +115,27 @@ impl Switch {
         let mut config = PortConfig::new(NET);
         config.loop_guard = false;
         change(&mut config);
-        self.set(id, &config);
         let owner = id.0 % self.workers.len() as u16;
         let mut io = Some(io);
-        let mut counters = Vec::new();
-        for w in &self.workers {
-            let count = Arc::new(PortCounters::default());
-            counters.push(count.clone());
-            let setup = PortSetup {
+        let counters: Vec<Arc<PortCounters>> =
+            self.workers.iter().map(|_| Arc::default()).collect();
+        let setups = self
+            .workers
+            .iter()
+            .zip(&counters)
+            .map(|(w, count)| PortSetup {
                 io: if w.index() == owner { io.take() } else { None },
                 owner,
                 mtu: 1500,
                 tx_limit: TxQueue::DEFAULT_LIMIT,
                 admin_up: true,
-                counters: count,
-            };
-            w.call(move |w| w.add_port(id, setup))
-                .expect("worker answers");
-        }
+                counters: count.clone(),
+            });
+        hold_port(&self.workers, id, setups, move |b| {
+            b.set_port(id, config.clone());
+        })
+        .and_then(|()| start_ports(&self.workers, &[id]))
+        .expect("workers answer");
         self.counters.push(counters);
         id
     }

@@ -195,6 +195,30 @@ fn pasta_by_hand() {
     });
 }
 
+#[test]
+fn a_program_ends_whose_port_is_deleted() {
+    let lab = user_lab!("attach-deleted", "newuidmap");
+    let site = Site::new(&lab);
+    let _daemon = switch(&site);
+    network(&site);
+    for start in ["slirp4netns -c $P", "pasta --config-net -f $P"] {
+        let said = script(
+            &site,
+            &format!(
+                "export VSWITCH_ATTACH=containers,name=web
+                 {start} & S=$!
+                 until vswitchctl port show web | grep -q up; do sleep 0.05; done
+                 vswitchctl port del web
+                 wait $S || echo ended $?
+                 vswitchctl port show"
+            ),
+        );
+        let why = "keeping container `web` attached: its port was deleted; start the container";
+        assert!(said.contains(why) && said.contains("ended 1"), "{said}");
+        assert_eq!(said.matches("web ").count(), 0, "{said}");
+    }
+}
+
 fn network_again(site: &Site) {
     ctl(site, "network del containers");
     network(site);

@@ -239,6 +239,7 @@ impl Site {
 #[macro_export]
 macro_rules! user_lab {
     ($name:expr, $($program:expr),*) => {{
+        vswitch_tests::one_lab_at_a_time();
         let lab = vswitch_tests::tap_lab!($name);
         if lab.is_rootless() {
             vswitch_tests::skip!("making a user with subordinate ids takes root");

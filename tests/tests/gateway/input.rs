@@ -1,7 +1,7 @@
 //! Policy for packets to the gateway itself: its DNS, its echo, and what is left alone.
 
 use serde_json::Value;
-use vswitch_tests::{Daemon, Lab, Node, tap_lab};
+use vswitch_tests::{Daemon, Lab, Node, attached, tap_lab};
 
 /// A container that gets its address by DHCP, at a gateway with services.
 fn served(lab: &Lab) -> (Daemon, Node) {
@@ -20,20 +20,7 @@ fn served(lab: &Lab) -> (Daemon, Node) {
         "--domain",
         "lan.example",
     ]);
-    let a = lab.container("a");
-    let pid = a.pid().to_string();
-    d.ctl(&[
-        "attach",
-        "--pid",
-        &pid,
-        "--ip",
-        "192.0.2.10/24,2001:db8:1::10/64",
-        "--gw",
-        "192.0.2.1,2001:db8:1::1",
-        "--name",
-        "a",
-        "lan",
-    ]);
+    let a = attached(lab, &d, &[]);
     d.ctl(&["port", "set", "a", "--labels", "app"]);
     (d, a)
 }

@@ -2,8 +2,6 @@
 
 use vswitch_tests::{Daemon, Lab, Mtu, Node, tap_lab};
 
-use crate::routing::attach;
-
 /// A network of containers, and an uplink whose far end is a host outside.
 pub(crate) struct Site {
     pub(crate) d: Daemon,
@@ -43,19 +41,17 @@ pub(crate) fn site(lab: &Lab, args: &[&str]) -> Site {
     outside.ok(&["ip", "addr", "add", "203.0.113.7/32", "dev", "lo"]);
     d.ctl(&["port", "add", "up0", "--network", "wan", "--kind", "packet"]);
     let (a, b) = (lab.container("a"), lab.container("b"));
-    attach(
-        &d,
+    d.attach(
         &a,
         "lan",
         "192.0.2.10/24,2001:db8:1::10/64",
-        "192.0.2.1,2001:db8:1::1",
+        &["--gw", "192.0.2.1,2001:db8:1::1"],
     );
-    attach(
-        &d,
+    d.attach(
         &b,
         "lan",
         "192.0.2.11/24,2001:db8:1::11/64",
-        "192.0.2.1,2001:db8:1::1",
+        &["--gw", "192.0.2.1,2001:db8:1::1"],
     );
     Site { d, a, b, outside }
 }

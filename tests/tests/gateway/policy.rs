@@ -2,8 +2,6 @@
 
 use vswitch_tests::{Background, Daemon, Lab, Node, tap_lab, wait_until};
 
-use crate::routing::attach;
-
 /// Serves TCP connections at a port: sends a byte, then keeps what comes until the end.
 pub(crate) const SERVE: &str = "\
 import socket, sys, threading
@@ -166,9 +164,9 @@ fn two_networks(lab: &Lab) -> (Daemon, Node, Node) {
     }
     let (a, b) = (lab.container("a"), lab.container("b"));
     let ips = "192.0.2.10/24,2001:db8:1::10/64";
-    attach(&d, &a, "red", ips, "192.0.2.1,2001:db8:1::1");
+    d.attach(&a, "red", ips, &["--gw", "192.0.2.1,2001:db8:1::1"]);
     let ips = "198.51.100.10/24,2001:db8:2::10/64";
-    attach(&d, &b, "blue", ips, "198.51.100.1,2001:db8:2::1");
+    d.attach(&b, "blue", ips, &["--gw", "198.51.100.1,2001:db8:2::1"]);
     d.ctl(&["port", "set", "b", "--labels", "server"]);
     (d, a, b)
 }

@@ -2,15 +2,6 @@
 
 use vswitch_tests::{Daemon, Lab, Node, tap_lab};
 
-/// Attaches a container with default routes by the gateway.
-pub(crate) fn attach(d: &Daemon, node: &Node, network: &str, ip: &str, gw: &str) {
-    let pid = node.pid().to_string();
-    let name = node.name();
-    d.ctl(&[
-        "attach", "--pid", &pid, "--ip", ip, "--gw", gw, "--name", name, network,
-    ]);
-}
-
 /// Two networks with a container each, joined by the gateway.
 fn two_networks(lab: &Lab, args: &[&str]) -> (Daemon, Node, Node) {
     let d = lab.daemon_with().args(args).start();
@@ -23,9 +14,9 @@ fn two_networks(lab: &Lab, args: &[&str]) -> (Daemon, Node, Node) {
     }
     let (a, b) = (lab.container("a"), lab.container("b"));
     let ips = "192.0.2.10/24,2001:db8:1::10/64";
-    attach(&d, &a, "red", ips, "192.0.2.1,2001:db8:1::1");
+    d.attach(&a, "red", ips, &["--gw", "192.0.2.1,2001:db8:1::1"]);
     let ips = "198.51.100.10/24,2001:db8:2::10/64";
-    attach(&d, &b, "blue", ips, "198.51.100.1,2001:db8:2::1");
+    d.attach(&b, "blue", ips, &["--gw", "198.51.100.1,2001:db8:2::1"]);
     (d, a, b)
 }
 

@@ -3,7 +3,6 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use crate::routing::attach;
 use vswitch_tests::{Background, Daemon, Lab, Mtu, Node, tap_lab, wait_until};
 
 /// Attaches a container without any address.
@@ -84,12 +83,11 @@ pub(crate) fn site(lab: &Lab, args: &[&str]) -> Site {
     ]);
     let (a, b) = (lab.container("a"), lab.container("b"));
     attach_bare(&d, &a);
-    attach(
-        &d,
+    d.attach(
         &b,
         "lan",
         "192.0.2.11/24,2001:db8:1::11/64",
-        "192.0.2.1",
+        &["--gw", "192.0.2.1"],
     );
     d.ctl(&["port", "set", "b", "--alias", "db,store"]);
     Site {

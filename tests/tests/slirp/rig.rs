@@ -2,13 +2,10 @@
 
 use std::time::{Duration, Instant};
 use vswitch_tests::{Background, Daemon, Lab, Mtu, Node, wait_until};
+pub(crate) use vswitch_tests::{FAR, HOST};
 
 pub(crate) const PEER: &str = include_str!("peer.py");
 const HOST_PY: &str = include_str!("host.py");
-pub(crate) const FAR: [&str; 2] = ["198.51.100.254", "2001:db8:2::254"];
-/// The host, as it is known outside.
-pub(crate) const HOST: [&str; 2] = ["198.51.100.1", "2001:db8:2::1"];
-
 pub(crate) struct Site {
     pub(crate) d: Daemon,
     pub(crate) a: Node,
@@ -29,48 +26,12 @@ pub(crate) fn site_of(lab: &Lab, mtu: &str, first: impl FnOnce(&Daemon)) -> Site
 
 /// Container `a` in the network.
 pub(crate) fn attached(lab: &Lab, d: &Daemon, mtu: &str) -> Node {
-    let a = lab.container("a");
-    let pid = a.pid().to_string();
-    d.ctl(&[
-        "attach",
-        "--pid",
-        &pid,
-        "--ip",
-        "192.0.2.10/24,2001:db8:1::10/64",
-        "--gw",
-        "192.0.2.1,2001:db8:1::1",
-        "--mtu",
-        mtu,
-        "--name",
-        "a",
-        "lan",
-    ]);
-    a
+    vswitch_tests::attached(lab, d, &["--mtu", mtu])
 }
 
 /// Host and outside alone, with the network for containers.
 pub(crate) fn ground(lab: &Lab, mtu: &str, first: impl FnOnce(&Daemon)) -> (Daemon, Node) {
-    let outside = lab.host("outside");
-    let d = lab.daemon();
-    first(&d);
-    lab.link(d.host(), "out0", &outside, "eth0", Mtu(1500));
-    for (node, interface, last) in [(d.host(), "out0", "1"), (&outside, "eth0", "254")] {
-        node.addr(interface, &format!("198.51.100.{last}/24"));
-        node.addr(interface, &format!("2001:db8:2::{last}/64"));
-    }
-    d.ctl(&["network", "add", "lan"]);
-    d.ctl(&[
-        "gateway",
-        "set",
-        "lan",
-        "--mtu",
-        mtu,
-        "--host-uplink",
-        "on",
-        "--addresses",
-        "192.0.2.1/24,2001:db8:1::1/64",
-    ]);
-    (d, outside)
+    vswitch_tests::ground(lab, &["--mtu", mtu], first)
 }
 
 /// Starts a server of peer.py.

@@ -2,14 +2,11 @@
 
 use serde_json::Value;
 use std::time::Duration;
-use vswitch_tests::{Background, Daemon, Lab, Mtu, Node};
+use vswitch_tests::{Background, Daemon, Lab, Node, attached, ground};
+pub(crate) use vswitch_tests::{FAR, HOST};
 
 const PEER: &str = include_str!("../slirp/peer.py");
 pub(crate) const CLIENT: &str = include_str!("client.py");
-pub(crate) const FAR: [&str; 2] = ["198.51.100.254", "2001:db8:2::254"];
-/// The host, as it is known outside.
-pub(crate) const HOST: [&str; 2] = ["198.51.100.1", "2001:db8:2::1"];
-
 pub(crate) struct Site {
     pub(crate) d: Daemon,
     pub(crate) a: Node,
@@ -18,23 +15,8 @@ pub(crate) struct Site {
 
 /// Inside 192.0.2.0/24 and 2001:db8:1::/64, outside 198.51.100.0/24 and 2001:db8:2::/64.
 pub(crate) fn site(lab: &Lab) -> Site {
-    let outside = lab.host("outside");
-    let d = lab.daemon();
-    lab.link(d.host(), "out0", &outside, "eth0", Mtu(1500));
-    for (node, interface, last) in [(d.host(), "out0", "1"), (&outside, "eth0", "254")] {
-        node.addr(interface, &format!("198.51.100.{last}/24"));
-        node.addr(interface, &format!("2001:db8:2::{last}/64"));
-    }
-    d.ctl(&["network", "add", "lan"]);
-    let set = ["gateway", "set", "lan", "--host-uplink", "on"];
-    let addresses = ["--addresses", "192.0.2.1/24,2001:db8:1::1/64"];
-    d.ctl(&[&set[..], &addresses, &["--socket-switching", "on"]].concat());
-    let a = lab.container("a");
-    let pid = a.pid().to_string();
-    let ip = ["--ip", "192.0.2.10/24,2001:db8:1::10/64"];
-    let gw = ["--gw", "192.0.2.1,2001:db8:1::1"];
-    let attach = ["attach", "lan", "--name", "a", "--pid", &pid];
-    d.ctl(&[&attach[..], &ip, &gw].concat());
+    let (d, outside) = ground(lab, &["--socket-switching", "on"], |_| {});
+    let a = attached(lab, &d, &[]);
     Site { d, a, outside }
 }
 
