@@ -103,6 +103,8 @@ pub(crate) struct Shared {
     pub(super) stop: AtomicBool,
     /// Something was configured.
     pub(super) changed: AtomicBool,
+    /// Some connections are to be reset.
+    pub(super) ending: AtomicBool,
     /// How often something was.
     pub(super) generation: AtomicU64,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -116,6 +118,7 @@ impl Default for Shared {
             wake: EventFd::from_value_and_flags(0, flags).ok(),
             stop: AtomicBool::new(false),
             changed: AtomicBool::new(false),
+            ending: AtomicBool::new(false),
             generation: AtomicU64::new(0),
             thread: Mutex::default(),
         }
@@ -200,6 +203,7 @@ impl Shared {
             }
         }
         if n > 0 {
+            self.ending.store(true, Relaxed);
             self.wake();
         }
         n

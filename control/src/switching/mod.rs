@@ -11,8 +11,8 @@
 //! is refused here, and nothing needs to be switched.
 //!
 //! The socket is handed over when it has begun to connect. A program whose descriptor doesn't block is told EINPROGRESS; one that waits goes on
-//! with its call, by the socket that it has now, and waits for the connection in its own kernel context: signals, SO_SNDTIMEO and failures
-//! are told as ever, and we have nobody waiting.
+//! with its call, by the socket that it has now, and waits for the connection in its own kernel context: signals and failures
+//! are told as ever, and we have nobody waiting. (One with SO_SNDTIMEO would be told EALREADY at its end, and goes by the network.)
 //!
 //! What is registered with an epoll set belongs to the open file and the number it was registered by (epoll_ctl(2)), and would end with the
 //! container's own socket. So the host's is registered in its place, with the same events and data, under the container's number, by a thread

@@ -327,6 +327,11 @@ impl Server {
             to,
             via,
         };
+        let waits = !twin::is_nonblocking(&held.fd).map_err(network("options"))?;
+        // Who waits with a limit would be told EALREADY at its end, for the connection has begun before.
+        if waits && !again && twin::is_impatient(&held.fd).map_err(network("options"))? {
+            return Err(Told::Network("options"));
+        }
         if self.is_busy(l) {
             return Err(Told::Network("busy"));
         }
@@ -338,7 +343,6 @@ impl Server {
             Some(libc::EOPNOTSUPP) => Told::Network("options"),
             _ => Told::Network("host"),
         })?;
-        let waits = !twin::is_nonblocking(&held.fd).map_err(network("options"))?;
         let made = Made {
             fd,
             at,
@@ -498,12 +502,16 @@ impl Server {
                 && let Some(c) = self.shared.table().all.get_mut(&number)
             {
                 c.over = true;
+                self.shared.ending.store(true, Relaxed);
             }
         }
     }
 
     /// Resets what is to end. What is in nobody's hands just now, as on its way by a unix socket, is looked for again.
     fn end_those_over(&self) {
+        if !self.shared.ending.swap(false, Relaxed) {
+            return;
+        }
         let over: Vec<(u64, Connection)> = {
             let table = self.shared.table();
             let over = table.all.iter().filter(|(_, c)| c.over);
@@ -523,6 +531,8 @@ impl Server {
                 if let Some(view) = table.ports.get_mut(&c.port) {
                     view.reset += 1;
                 }
+            } else {
+                self.shared.ending.store(true, Relaxed);
             }
         }
     }

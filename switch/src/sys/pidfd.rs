@@ -40,6 +40,14 @@ pub fn take(process: impl AsFd, number: i32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
+/// The number of this thread.
+fn own() -> i32 {
+    thread_local! {
+        static OWN: i32 = nix::unistd::gettid().as_raw();
+    }
+    OWN.with(|own| *own)
+}
+
 /// What a comparison says: equal, another, or an error.
 fn compared(r: libc::c_long) -> io::Result<bool> {
     match r {
@@ -51,7 +59,7 @@ fn compared(r: libc::c_long) -> io::Result<bool> {
 /// Whether a descriptor of a thread is a duplicate of ours. Errors: EBADF where it has none; EPERM where ptrace(2) isn't
 /// allowed; ESRCH; ENOSYS.
 pub fn is_duplicate(ours: impl AsFd, thread: i32, number: i32) -> io::Result<bool> {
-    let (own, fd) = (nix::unistd::gettid().as_raw(), ours.as_fd().as_raw_fd());
+    let (own, fd) = (own(), ours.as_fd().as_raw_fd());
     // SAFETY: takes five integers and touches no memory of ours.
     compared(unsafe { libc::syscall(libc::SYS_kcmp, own, thread, KCMP_FILE, fd, number) })
 }
@@ -72,7 +80,7 @@ pub fn is_registered(ours: impl AsFd, thread: i32, epoll: i32, number: i32) -> i
         number: u32::try_from(number).map_err(bad)?,
         offset: 0,
     };
-    let (own, fd) = (nix::unistd::gettid().as_raw(), ours.as_fd().as_raw_fd());
+    let (own, fd) = (own(), ours.as_fd().as_raw_fd());
     // SAFETY: the kernel reads one slot.
     let r = unsafe {
         libc::syscall(

@@ -189,6 +189,13 @@ pub fn is_nonblocking(fd: impl AsFd) -> io::Result<bool> {
     Ok(flags.contains(OFlag::O_NONBLOCK))
 }
 
+/// Whether connect(2) that waits has a limit (SO_SNDTIMEO).
+pub fn is_impatient(fd: impl AsFd) -> io::Result<bool> {
+    let mut bytes = [0; 16];
+    get(fd.as_fd(), libc::SOL_SOCKET, libc::SO_SNDTIMEO, &mut bytes)?;
+    Ok(bytes != [0; 16])
+}
+
 fn unsupported() -> io::Error {
     io::Error::from_raw_os_error(libc::EOPNOTSUPP)
 }
@@ -518,7 +525,9 @@ mod tests {
         assert!(set_option(fd.as_fd(), libc::SOL_SOCKET, libc::SO_DETACH_FILTER, 0).is_err());
         assert!(only_from(fd.as_fd(), other.local_addr().unwrap()).is_err());
         let wait = nix::sys::time::TimeVal::new(0, 300_000);
+        assert!(!is_impatient(&fd).unwrap());
         setsockopt(&fd, nix::sys::socket::sockopt::SendTimeout, &wait).unwrap();
+        assert!(is_impatient(&fd).unwrap());
         let said = begin(&fd, other.local_addr().unwrap());
         assert!(matches!(said, Ok(false)), "{said:?}");
         assert_eq!(stands(&fd).unwrap(), Some(Stands::Connecting));

@@ -73,7 +73,9 @@ fn programs_that_wait_and_those_that_do_not() {
                  nft add rule ip t c tcp dport 7010 drop";
     s.outside.ok(&["sh", "-c", block]);
     assert_eq!(s.client(&["interrupted", FAR[0], "7010"]), "interrupted");
+    // Who waits with a limit has its own socket, and is told what that is told.
     assert_eq!(s.client(&["impatient", FAR[0], "7010"]), "EINPROGRESS");
+    assert_eq!(s.by_network("options"), 1, "{}", s.counts());
     s.d.assert_ledger();
 }
 
