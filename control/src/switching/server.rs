@@ -57,7 +57,7 @@ enum Told {
     /// It goes on with a socket of the host: to wait for the connection, or to be told how it stands.
     On,
     /// The connection is begun, or made; `None`: the call goes on to wait for it.
-    Given(Made, Option<i32>),
+    Given(Box<Made>, Option<i32>),
 }
 
 pub(super) struct Server {
@@ -343,7 +343,7 @@ impl Server {
             Some(libc::EOPNOTSUPP) => Told::Network("options"),
             _ => Told::Network("host"),
         })?;
-        let made = Made {
+        let made = Box::new(Made {
             fd,
             at,
             cloexec,
@@ -351,7 +351,7 @@ impl Server {
             ends,
             held: held.fd,
             sets,
-        };
+        });
         match twin::begin(&made.fd, to) {
             Ok(true) => Ok(Told::Given(made, Some(0))),
             Ok(false) if waits => Ok(Told::Given(made, None)),
