@@ -1,6 +1,8 @@
 //! Counters in Prometheus' text format (OpenMetrics 1.0), made when asked for.
 
-use crate::plane::{AcceleratorView, Plane, PolicyView, PortStats, PublishedView, RuleCounts};
+use crate::plane::{
+    AcceleratorView, Plane, PolicyView, PortStats, PublishedView, RuleCounts, SwitchingView,
+};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text::encode};
 use prometheus_client::metrics::MetricType;
@@ -20,6 +22,8 @@ struct Reading {
     networks: Vec<(String, usize)>,
     rules: Vec<(String, String, RuleCounts)>,
     published: Vec<PublishedView>,
+    /// By port.
+    switched: Vec<(String, SwitchingView)>,
     accelerator: Option<AcceleratorView>,
 }
 
@@ -45,6 +49,10 @@ pub(crate) fn text(plane: &Plane) -> String {
             .collect(),
         rules: plane.policy_views().into_iter().flat_map(rules).collect(),
         published: plane.published_views(),
+        switched: states
+            .iter()
+            .filter_map(|p| Some((p.name.clone(), p.switching.clone()?)))
+            .collect(),
         accelerator: stats.accelerator,
     };
     let mut registry = Registry::with_prefix("vswitch");
@@ -109,6 +117,26 @@ const PUBLISHED_COUNTERS: [(&str, &str, ReadPublished); 3] = [
         "published_failed",
         "Of all, those that didn't reach the container",
         |p| p.failed,
+    ),
+];
+
+type ReadSwitched = fn(&SwitchingView) -> u64;
+
+const SWITCHED_COUNTERS: [(&str, &str, ReadSwitched); 3] = [
+    (
+        "port_switched",
+        "Connections made, or begun, by sockets of the host in place of the container's",
+        |s| s.switched,
+    ),
+    (
+        "port_switched_failed",
+        "Connections by sockets of the host that failed at once",
+        |s| s.failed,
+    ),
+    (
+        "port_switched_reset",
+        "Connections by sockets of the host that were reset, for they may not be any more",
+        |s| s.reset,
     ),
 ];
 
@@ -219,11 +247,42 @@ impl Collector for Reading {
                 ConstCounter::new(read(p)).encode(family.encode_family(&labels)?)?;
             }
         }
+        self.switched(&mut encoder)?;
         self.gauges(&mut encoder)
     }
 }
 
 impl Reading {
+    fn switched(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let counter = MetricType::Counter;
+        for (name, help, read) in &SWITCHED_COUNTERS {
+            let mut family = encoder.encode_descriptor(name, help, None, counter)?;
+            for (port, s) in &self.switched {
+                let labels = [("port", port.as_str())];
+                ConstCounter::new(read(s)).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        let help =
+            "Connections that went by the network where sockets of the host are allowed, by reason";
+        let mut family = encoder.encode_descriptor("port_unswitched", help, None, counter)?;
+        for (port, s) in &self.switched {
+            for (reason, n) in &s.network {
+                let labels = [("port", port.as_str()), ("reason", reason.as_str())];
+                ConstCounter::new(*n).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        let help = "Connections by sockets of the host that are under way";
+        let gauge = MetricType::Gauge;
+        let mut family =
+            encoder.encode_descriptor("port_switched_connections", help, None, gauge)?;
+        for (port, s) in &self.switched {
+            let labels = [("port", port.as_str())];
+            let one = family.encode_family(&labels)?;
+            ConstGauge::new(s.connections as i64).encode(one)?;
+        }
+        Ok(())
+    }
+
     fn gauges(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let gauge = MetricType::Gauge;
         let help = "Frames waiting in the port's transmit queue";

@@ -6,8 +6,7 @@ use crate::netns;
 use crate::refusal::{Kind, Refusal};
 use crate::switching::Shared;
 use std::sync::Arc;
-use vswitch_nat::Source;
-use vswitch_nat::gateway::{Ends, Unswitched, contains};
+use vswitch_nat::gateway::{Ends, Permit, Unswitched, contains};
 
 impl Plane {
     pub(crate) fn switching(&self) -> Arc<Shared> {
@@ -26,13 +25,13 @@ impl Plane {
         self.desired.networks.get(&port.network)?.gateway.as_ref()
     }
 
-    /// Whether a connection of a port's container that begins, or is under way, may be by a socket of the host, and from where; or why not.
+    /// Whether a connection of a port's container that begins, or is under way, may be by a socket of the host; or why not.
     pub(crate) fn judge_switched(
         &self,
         name: &str,
         ends: Ends,
         begins: bool,
-    ) -> Result<Source, &'static str> {
+    ) -> Result<Permit, &'static str> {
         let (config, live) = (self.desired.ports.get(name), self.ports.get(name));
         let (config, live) = config.zip(live).ok_or("port")?;
         if !live.open || live.fault.is_some() || !config.up || live.looped.is_some() {

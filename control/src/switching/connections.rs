@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -30,7 +30,7 @@ pub struct SwitchingView {
     pub connections: usize,
     /// Connections that were made, or begun where the program doesn't wait.
     pub switched: u64,
-    /// Connections that failed outside.
+    /// Connections that failed at once; what becomes of one later is between the program and the kernel.
     pub failed: u64,
     /// Connections that were reset, for they may not be any more.
     pub reset: u64,
@@ -38,8 +38,8 @@ pub struct SwitchingView {
     pub bytes: [u64; 2],
     /// Connections that went by the network, by reason: `address` (it is translated, or nobody's outside), `busy` (too many), `host`
     /// (no socket of the host), `inside`, `namespace` (of another one), `options` (the socket's), `policy` (denied, or it depends on the packet),
-    /// `port` (it isn't up, or has guards, rates, mirrors or captures), `setting` (it isn't on), `shared` (the socket has duplicates or is in an
-    /// epoll set), `unreadable` (the process).
+    /// `port` (it isn't up, or has guards, rates, mirrors or captures), `setting` (it isn't on), `shared` (the socket has duplicates, or is in
+    /// an epoll set in a way that can't be repeated), `unreadable` (the process).
     pub network: BTreeMap<String, u64>,
 }
 
@@ -103,6 +103,10 @@ pub(crate) struct Shared {
     pub(super) stop: AtomicBool,
     /// Something was configured.
     pub(super) changed: AtomicBool,
+    /// Some connections are to be reset.
+    pub(super) ending: AtomicBool,
+    /// How often something was.
+    pub(super) generation: AtomicU64,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -114,6 +118,8 @@ impl Default for Shared {
             wake: EventFd::from_value_and_flags(0, flags).ok(),
             stop: AtomicBool::new(false),
             changed: AtomicBool::new(false),
+            ending: AtomicBool::new(false),
+            generation: AtomicU64::new(0),
             thread: Mutex::default(),
         }
     }
@@ -162,6 +168,7 @@ impl Shared {
 
     /// Something was configured: all is judged again.
     pub(crate) fn changed(&self) {
+        self.generation.fetch_add(1, Relaxed);
         if !self.table().all.is_empty() {
             self.changed.store(true, Relaxed);
             self.wake();
@@ -196,6 +203,7 @@ impl Shared {
             }
         }
         if n > 0 {
+            self.ending.store(true, Relaxed);
             self.wake();
         }
         n

@@ -2,28 +2,26 @@
 
 use super::connections::{Connection, MOST, MOST_OF_PORT, Shared};
 use super::diag::{Diag, Known};
-use super::tracee::{self, Held, Tracee};
+use super::tracee::{self, Held, Registered, Tracee};
+use super::verdicts::Verdicts;
 use super::{Listener, routes::Way};
 use crate::api;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
+use vswitch_core::sys::registrar::Registrar;
 use vswitch_core::sys::seccomp::{self, Waiting};
-use vswitch_core::sys::sock;
 use vswitch_core::sys::source::Source;
 use vswitch_core::sys::twin::{self, Stands};
-use vswitch_nat::gateway::Ends;
+use vswitch_nat::gateway::{Ends, Permit};
 
-/// Calls that wait until they are connected, in all and of one listener.
-const PENDING: usize = 4096;
-const PENDING_OF_ONE: usize = 256;
-/// How often it is asked whether they still wait, and after connections.
-const LOOK: Duration = Duration::from_millis(250);
+/// How often connections are asked after.
 const SWEEP: Duration = Duration::from_secs(1);
 /// Connections that are asked after in one sweep.
 const SWEPT: usize = 8192;
@@ -31,15 +29,9 @@ const SWEPT: usize = 8192;
 const SYN_SENT: u8 = 2;
 const TIME_WAIT: u8 = 6;
 /// Longest address of a system call (`struct sockaddr_storage`).
-const ADDRESS: u64 = 128;
-
-/// A connect(2) that waits.
-struct Pending {
-    listener: Arc<Listener>,
-    call: u64,
-    made: Made,
-    until: Option<Instant>,
-}
+const ADDRESS: usize = 128;
+/// Threads that are kept in mind: two descriptors each.
+const THREADS: usize = 128;
 
 /// A socket of the host that is to take the place of a container's.
 struct Made {
@@ -49,6 +41,9 @@ struct Made {
     /// Calls on it wait, as on the container's own.
     waits: bool,
     ends: Ends,
+    /// The container's, and the epoll sets that have it.
+    held: OwnedFd,
+    sets: Vec<Registered>,
 }
 
 /// What a call is told.
@@ -59,10 +54,10 @@ enum Told {
     Network(&'static str),
     /// 0, or an error number.
     Answer(i32),
-    /// It waits.
-    Later(Made, Option<Duration>),
-    /// The connection is begun, or made.
-    Given(Made, i32),
+    /// It goes on with a socket of the host: to wait for the connection, or to be told how it stands.
+    On,
+    /// The connection is begun, or made; `None`: the call goes on to wait for it.
+    Given(Box<Made>, Option<i32>),
 }
 
 pub(super) struct Server {
@@ -72,7 +67,9 @@ pub(super) struct Server {
     /// The namespace of the host's sockets.
     home: u64,
     listeners: Vec<Arc<Listener>>,
-    pending: Vec<Pending>,
+    threads: HashMap<i32, Tracee>,
+    verdicts: Verdicts,
+    registrar: Option<Registrar>,
     swept: Instant,
     /// Where the next sweep begins.
     hand: usize,
@@ -91,7 +88,9 @@ impl Server {
             diag: Diag::open()?,
             home: home()?,
             listeners: Vec::new(),
-            pending: Vec::new(),
+            threads: HashMap::new(),
+            verdicts: Verdicts::default(),
+            registrar: None,
             swept: Instant::now(),
             hand: 0,
         })
@@ -99,7 +98,7 @@ impl Server {
 
     pub(super) fn run(mut self) {
         while !self.shared.stop.load(Relaxed) {
-            let (ready, pending) = match self.wait() {
+            let ready = match self.wait() {
                 Ok(ready) => ready,
                 Err(e) => {
                     tracing::error!("sockets are switched no more: waiting for calls: {e}");
@@ -109,7 +108,6 @@ impl Server {
             if let Some(wake) = &self.shared.wake {
                 let _ = wake.read();
             }
-            self.finish(&pending);
             self.answer_all(&ready);
             self.take_up();
             self.judge_again();
@@ -118,15 +116,11 @@ impl Server {
                 self.sweep();
             }
         }
-        // What waits goes on without us, as all will that comes.
-        for p in self.pending.drain(..) {
-            let _ = seccomp::go_on(&p.listener.fd, p.call);
-        }
     }
 
-    /// Which listeners have something, and which connections are made.
-    fn wait(&mut self) -> io::Result<(Vec<PollFlags>, Vec<bool>)> {
-        let mut fds = Vec::with_capacity(1 + self.listeners.len() + self.pending.len());
+    /// Which listeners have something.
+    fn wait(&mut self) -> io::Result<Vec<PollFlags>> {
+        let mut fds = Vec::with_capacity(1 + self.listeners.len());
         if let Some(wake) = &self.shared.wake {
             fds.push(PollFd::new(wake.as_fd(), PollFlags::POLLIN));
         }
@@ -134,15 +128,8 @@ impl Server {
         for l in &self.listeners {
             fds.push(PollFd::new(l.fd.as_fd(), PollFlags::POLLIN));
         }
-        for p in &self.pending {
-            fds.push(PollFd::new(p.made.fd.as_fd(), PollFlags::POLLOUT));
-        }
-        let idle = self.shared.table().all.is_empty();
-        let timeout = match (self.pending.is_empty(), idle) {
-            (false, _) => Some(LOOK),
-            (true, false) => Some(SWEEP),
-            (true, true) => None,
-        };
+        let idle = self.shared.table().all.is_empty() && self.threads.is_empty();
+        let timeout = if idle { None } else { Some(SWEEP) };
         let timeout = timeout.map_or(PollTimeout::NONE, |t| {
             PollTimeout::try_from(t).unwrap_or(PollTimeout::MAX)
         });
@@ -151,10 +138,7 @@ impl Server {
             Err(e) => return Err(e.into()),
         }
         let said = |fd: &PollFd<'_>| fd.revents().unwrap_or(PollFlags::empty());
-        let mut rest = fds.iter().skip(own);
-        let ready = rest.by_ref().take(self.listeners.len()).map(said).collect();
-        let pending = rest.map(|fd| !said(fd).is_empty()).collect();
-        Ok((ready, pending))
+        Ok(fds.iter().skip(own).map(said).collect())
     }
 
     fn take_up(&mut self) {
@@ -188,7 +172,6 @@ impl Server {
         }
         for l in gone {
             self.listeners.retain(|o| !Arc::ptr_eq(o, &l));
-            self.pending.retain(|p| !Arc::ptr_eq(&p.listener, &l));
             if let Some(view) = self.shared.table().ports.get_mut(&l.port) {
                 view.listeners = view.listeners.saturating_sub(1);
             }
@@ -209,38 +192,56 @@ impl Server {
             Told::Own => drop(seccomp::go_on(&l.fd, call.id)),
             Told::Network(why) => {
                 let _ = seccomp::go_on(&l.fd, call.id);
-                let mut table = self.shared.table();
-                *table.port(&l.port).network.entry(why.into()).or_default() += 1;
+                self.count(&l.port, why);
             }
             Told::Answer(error) => drop(seccomp::answer(&l.fd, call.id, error)),
-            Told::Given(made, error) => self.give(l, call.id, &made, error),
-            Told::Later(made, patience) => self.pending.push(Pending {
-                listener: l.clone(),
-                call: call.id,
-                made,
-                until: patience.and_then(|p| Instant::now().checked_add(p)),
-            }),
+            Told::On => drop(seccomp::go_on(&l.fd, call.id)),
+            Told::Given(made, answer) => self.give(l, call.id, &made, answer),
         }
     }
 
+    /// The thread that has made a call, and a socket of its process. What is known of it is used as long as it lives.
+    fn held(&mut self, thread: i32, number: i32) -> io::Result<(&Tracee, Held)> {
+        if let Some(known) = self.threads.get(&thread) {
+            match known.socket(number) {
+                // Its number is another's by now.
+                Err(e) if e.raw_os_error() == Some(libc::ESRCH) => {}
+                Err(e) => return Err(e),
+                Ok(held) => {
+                    let known = self.threads.get(&thread);
+                    return Ok((known.ok_or(io::ErrorKind::NotFound)?, held));
+                }
+            }
+        }
+        if self.threads.len() >= THREADS {
+            self.threads.clear();
+        }
+        let new = Tracee::of(thread)?;
+        let held = new.socket(number)?;
+        self.threads.insert(thread, new);
+        let new = self.threads.get(&thread).ok_or(io::ErrorKind::NotFound)?;
+        Ok((new, held))
+    }
+
     /// bind(2) and listen(2) are for the container's own sockets.
-    fn refuse_hosts(&self, l: &Listener, call: &Waiting) -> Told {
-        let Ok(held) = Tracee::of(call.thread).and_then(|t| t.socket(call.args[0] as i32)) else {
+    fn refuse_hosts(&mut self, l: &Listener, call: &Waiting) -> Told {
+        let Ok((_, held)) = self.held(call.thread, call.args[0] as i32) else {
             return Told::Own;
         };
         let is_home = twin::namespace(&held.fd).ok() == Some(self.home);
-        if is_home && seccomp::is_valid(&l.fd, call.id) && self.is_twin(&held.fd).is_some() {
+        if is_home && seccomp::is_valid(&l.fd, call.id) && self.is_twin(&held.fd) {
             return Told::Answer(libc::EINVAL);
         }
         Told::Own
     }
 
-    /// The other end of a socket that we have handed over.
-    fn is_twin(&self, fd: &OwnedFd) -> Option<SocketAddr> {
-        let number = twin::number(fd).ok()?;
+    /// Whether it is a socket that we have handed over.
+    fn is_twin(&self, fd: &OwnedFd) -> bool {
+        let Ok(number) = twin::number(fd) else {
+            return false;
+        };
         // One that has ended is known by what nobody but us has set: its filter.
-        let known = self.shared.table().all.get(&number).map(|c| c.ends.to);
-        known.or_else(|| twin::is_locked(fd).then_some(SocketAddr::from(([0; 4], 0))))
+        self.shared.table().all.contains_key(&number) || twin::is_locked(fd)
     }
 
     fn connect(&mut self, l: &Arc<Listener>, call: &Waiting) -> Result<Told, Told> {
@@ -249,55 +250,50 @@ impl Server {
         let Some(routes) = &l.routes else {
             return Ok(Told::Own);
         };
-        if !(2..=ADDRESS).contains(&len) {
+        let mut bytes = [0; ADDRESS];
+        let room = usize::try_from(len).ok().and_then(|n| bytes.get_mut(..n));
+        let Some(bytes) = room.filter(|b| b.len() >= 2) else {
             return Ok(Told::Own);
-        }
-        let t = Tracee::of(call.thread).map_err(network("unreadable"))?;
-        let bytes = t.memory(at, len as usize).map_err(network("unreadable"))?;
+        };
+        let (t, held) = self
+            .held(call.thread, number)
+            .map_err(network("unreadable"))?;
+        t.memory(at, bytes).map_err(network("unreadable"))?;
         let family = bytes.first_chunk().map_or(0, |b| u16::from_ne_bytes(*b));
         let families = [libc::AF_UNSPEC, libc::AF_INET, libc::AF_INET6];
         if !families.contains(&family.into()) {
             return Ok(Told::Own);
         }
-        let held = t.socket(number).map_err(network("unreadable"))?;
         let cloexec = t.is_cloexec(number).map_err(network("unreadable"))?;
         if !seccomp::is_valid(&l.fd, call.id) {
             return Ok(Told::Own);
         }
         let namespace = twin::namespace(&held.fd).map_err(network("namespace"))?;
-        let again = match namespace == self.home {
-            true => self.is_twin(&held.fd),
-            false => None,
-        };
-        if again.is_none() && namespace != routes.namespace() {
+        let again = namespace == self.home && self.is_twin(&held.fd);
+        if !again && namespace != routes.namespace() {
             return Ok(Told::Network("namespace"));
         }
         let stands = twin::stands(&held.fd).map_err(network("options"))?;
-        if let Some(known) = again {
-            let known = Some(known).filter(|k| k.port() != 0);
-            match (stands, known) {
+        if again {
+            match stands {
                 _ if family == libc::AF_UNSPEC as u16 => return Ok(Told::Answer(libc::EOPNOTSUPP)),
-                (Some(Stands::Unconnected), _) => {}
-                (Some(Stands::Connecting), _) => return Ok(Told::Answer(libc::EALREADY)),
-                (_, None) => return Ok(Told::Answer(libc::EISCONN)),
-                // As the kernel tells it: that it is made now, or was before.
-                (_, Some(to)) => return Ok(Told::Answer(outcome(twin::begin(&held.fd, to)))),
+                Some(Stands::Unconnected) => {}
+                // The kernel tells how it stands, or waits as after a signal.
+                _ => return Ok(Told::On),
             }
         }
-        let to = twin::address(&bytes).filter(|to| to.port() != 0);
+        let to = twin::address(bytes).filter(|to| to.port() != 0);
         let Some(to) = to.filter(|_| stands == Some(Stands::Unconnected)) else {
-            return Ok(if again.is_some() {
+            return Ok(if again {
                 Told::Answer(libc::EINVAL)
             } else {
                 Told::Own
             });
         };
-        let told = self.make(l, (&t, &held), (number, cloexec), to, again.is_some());
+        let told = self.make(l, call.thread, held, (number, cloexec), to, again);
         match told {
             // A socket of the host goes nowhere but where it may.
-            Err(Told::Network(_) | Told::Own) if again.is_some() => {
-                Ok(Told::Answer(libc::ENETUNREACH))
-            }
+            Err(Told::Network(_) | Told::Own) if again => Ok(Told::Answer(libc::ENETUNREACH)),
             other => other,
         }
     }
@@ -306,7 +302,8 @@ impl Server {
     fn make(
         &mut self,
         l: &Arc<Listener>,
-        (t, held): (&Tracee, &Held),
+        thread: i32,
+        held: Held,
         (at, cloexec): (i32, bool),
         to: SocketAddr,
         again: bool,
@@ -330,29 +327,35 @@ impl Server {
             to,
             via,
         };
+        let waits = !twin::is_nonblocking(&held.fd).map_err(network("options"))?;
+        // Who waits with a limit would be told EALREADY at its end, for the connection has begun before.
+        if waits && !again && twin::is_impatient(&held.fd).map_err(network("options"))? {
+            return Err(Told::Network("options"));
+        }
         if self.is_busy(l) {
             return Err(Told::Network("busy"));
         }
-        if t.is_shared(at, held).map_err(network("unreadable"))? {
-            return Err(Told::Network("shared"));
-        }
-        let source = self.may(&l.port, ends, true).map_err(Told::Network)?;
+        let t = self.threads.get(&thread).ok_or(Told::Own)?;
+        let sets = t.sets(at, &held).map_err(network("unreadable"))?;
+        let sets = sets.ok_or(Told::Network("shared"))?;
+        let source = self.verdict(&l.port, ends).map_err(Told::Network)?;
         let fd = twin::twin(&held.fd, to, &source, again).map_err(|e| match e.raw_os_error() {
             Some(libc::EOPNOTSUPP) => Told::Network("options"),
             _ => Told::Network("host"),
         })?;
-        let waits = !twin::is_nonblocking(&held.fd).map_err(network("options"))?;
-        let made = Made {
+        let made = Box::new(Made {
             fd,
             at,
             cloexec,
             waits,
             ends,
-        };
+            held: held.fd,
+            sets,
+        });
         match twin::begin(&made.fd, to) {
-            Ok(true) => Ok(Told::Given(made, 0)),
-            Ok(false) if waits => Ok(Told::Later(made, twin::patience(&held.fd))),
-            Ok(false) => Ok(Told::Given(made, libc::EINPROGRESS)),
+            Ok(true) => Ok(Told::Given(made, Some(0))),
+            Ok(false) if waits => Ok(Told::Given(made, None)),
+            Ok(false) => Ok(Told::Given(made, Some(libc::EINPROGRESS))),
             Err(e) => Err(self.failed(l, &e)),
         }
     }
@@ -378,37 +381,90 @@ impl Server {
     }
 
     fn is_busy(&self, l: &Arc<Listener>) -> bool {
-        let of_one = self.pending.iter().filter(|p| Arc::ptr_eq(&p.listener, l));
-        if self.pending.len() >= PENDING || of_one.count() >= PENDING_OF_ONE {
-            return true;
-        }
         let table = self.shared.table();
         table.all.len() >= MOST
             || table.all.len() >= MOST_OF_PORT
                 && table.all.values().filter(|c| c.port == l.port).count() >= MOST_OF_PORT
     }
 
-    fn may(&self, port: &str, ends: Ends, begins: bool) -> Result<Source, &'static str> {
+    fn may(&self, port: &str, ends: Ends, begins: bool) -> Result<Permit, &'static str> {
         api::lock(&self.plane).judge_switched(port, ends, begins)
     }
 
-    /// Hands a socket over.
-    fn give(&self, l: &Listener, call: u64, made: &Made, error: i32) {
-        let entered = self.enter(l, made);
-        let put = entered.and_then(|number| {
+    /// One goes by the network.
+    fn count(&self, port: &str, why: &str) {
+        let mut table = self.shared.table();
+        let network = &mut table.port(port).network;
+        match network.get_mut(why) {
+            Some(n) => *n += 1,
+            None => drop(network.insert(why.into(), 1)),
+        }
+    }
+
+    /// The same for one that begins, by what is known from the last time if that holds.
+    fn verdict(&mut self, port: &str, ends: Ends) -> Result<Source, &'static str> {
+        let generation = self.shared.generation.load(Relaxed);
+        if let Some(source) = self.verdicts.find(generation, port, ends) {
+            return Ok(source);
+        }
+        let Permit { source, lasts } = self.may(port, ends, true)?;
+        if lasts {
+            self.verdicts.keep(generation, port, ends, source.clone());
+        }
+        Ok(source)
+    }
+
+    /// Hands a socket over. A program that waits goes on to wait by connect(2) itself: with a signal, a time limit or a failure it is
+    /// told so by the kernel.
+    fn give(&mut self, l: &Listener, call: u64, made: &Made, answer: Option<i32>) {
+        if self.register(made).is_err() {
+            let _ = seccomp::go_on(&l.fd, call);
+            self.count(&l.port, "shared");
+            return;
+        }
+        let put = self.enter(l, made).and_then(|number| {
             if made.waits {
                 twin::make_blocking(&made.fd)?;
             }
             let put = seccomp::put(&l.fd, call, made.fd.as_fd(), made.at, made.cloexec);
             put.inspect_err(|_| drop(self.shared.table().all.remove(&number)))
         });
-        match put {
-            Ok(()) => {
-                self.shared.table().port(&l.port).switched += 1;
-                let _ = seccomp::answer(&l.fd, call, error);
-            }
-            Err(_) => drop(seccomp::go_on(&l.fd, call)),
+        if put.is_err() {
+            let _ = seccomp::go_on(&l.fd, call);
+            return;
         }
+        self.shared.table().port(&l.port).switched += 1;
+        // The old socket would end by itself what it has registered, but only once nobody has it: not before we have answered.
+        for r in &made.sets {
+            if let Some(registrar) = &self.registrar {
+                let _ = registrar.remove(r.set.as_fd(), made.held.as_fd(), made.at);
+            }
+        }
+        let _ = match answer {
+            Some(error) => seccomp::answer(&l.fd, call, error),
+            None => seccomp::go_on(&l.fd, call),
+        };
+    }
+
+    /// Has the epoll sets know the socket by the number that it is to have. What is registered ends with the socket, if that isn't
+    /// handed over.
+    fn register(&mut self, made: &Made) -> io::Result<()> {
+        if made.sets.is_empty() {
+            return Ok(());
+        }
+        let registrar = match self.registrar.take() {
+            Some(registrar) => registrar,
+            None => Registrar::start()?,
+        };
+        let registrar = self.registrar.insert(registrar);
+        for r in &made.sets {
+            let added = registrar.add(r.set.as_fd(), made.fd.as_fd(), made.at, r.entry);
+            // The same set, by a duplicate of it.
+            if !matches!(&added, Err(e) if e.raw_os_error() == Some(libc::EEXIST)) {
+                added?;
+            }
+        }
+        Ok(())
     }
 
     fn enter(&self, l: &Listener, made: &Made) -> io::Result<u64> {
@@ -432,31 +488,6 @@ impl Server {
         Ok(number)
     }
 
-    /// Connections that calls wait for.
-    fn finish(&mut self, ready: &[bool]) {
-        let now = Instant::now();
-        let mut all = std::mem::take(&mut self.pending);
-        let mut ready = ready.iter().copied();
-        for p in all.drain(..) {
-            if ready.next().unwrap_or(false) {
-                match sock::take_error(&p.made.fd) {
-                    Ok(()) => self.give(&p.listener, p.call, &p.made, 0),
-                    Err(e) => match self.failed(&p.listener, &e) {
-                        Told::Answer(error) => {
-                            let _ = seccomp::answer(&p.listener.fd, p.call, error);
-                        }
-                        _ => drop(seccomp::go_on(&p.listener.fd, p.call)),
-                    },
-                }
-            } else if p.until.is_some_and(|u| u <= now) {
-                // As SO_SNDTIMEO has it: it goes on by itself.
-                self.give(&p.listener, p.call, &p.made, libc::EINPROGRESS);
-            } else if seccomp::is_valid(&p.listener.fd, p.call) {
-                self.pending.push(p);
-            }
-        }
-    }
-
     fn judge_again(&self) {
         if !self.shared.changed.swap(false, Relaxed) {
             return;
@@ -471,12 +502,16 @@ impl Server {
                 && let Some(c) = self.shared.table().all.get_mut(&number)
             {
                 c.over = true;
+                self.shared.ending.store(true, Relaxed);
             }
         }
     }
 
     /// Resets what is to end. What is in nobody's hands just now, as on its way by a unix socket, is looked for again.
     fn end_those_over(&self) {
+        if !self.shared.ending.swap(false, Relaxed) {
+            return;
+        }
         let over: Vec<(u64, Connection)> = {
             let table = self.shared.table();
             let over = table.all.iter().filter(|(_, c)| c.over);
@@ -496,6 +531,8 @@ impl Server {
                 if let Some(view) = table.ports.get_mut(&c.port) {
                     view.reset += 1;
                 }
+            } else {
+                self.shared.ending.store(true, Relaxed);
             }
         }
     }
@@ -503,6 +540,7 @@ impl Server {
     /// Asks after connections; those that aren't any more are forgotten.
     fn sweep(&mut self) {
         self.swept = Instant::now();
+        self.threads.clear();
         let some: Vec<(u64, SocketAddr, SocketAddr)> = {
             let table = self.shared.table();
             let one = |(n, c): (&u64, &Connection)| (*n, c.here, c.ends.to);
@@ -530,15 +568,6 @@ impl Server {
                 Err(_) => {}
             }
         }
-    }
-}
-
-/// What connect(2) would return.
-fn outcome(begun: io::Result<bool>) -> i32 {
-    match begun {
-        Ok(true) => 0,
-        Ok(false) => libc::EALREADY,
-        Err(e) => e.raw_os_error().unwrap_or(libc::EINVAL),
     }
 }
 

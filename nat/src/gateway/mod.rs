@@ -46,7 +46,7 @@ pub use publish::{Backend, MAX_BACKENDS, MAX_PORTS, Publish};
 pub use route::{MAX_ROUTES, Route, contains};
 pub use services::{NetworkServices, ServicesConfig};
 pub use show::NeighbourEntry;
-pub use switched::{Ends, Unswitched};
+pub use switched::{Ends, Permit, Unswitched};
 
 use crate::conntrack;
 use crate::frag::{FragConfig, Fragments};

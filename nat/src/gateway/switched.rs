@@ -23,7 +23,7 @@ use vswitch_core::worker::Cx;
 
 /// A connection: from the container's address, and port if it has chosen one (0 if not), to the other end, by way of the router that the
 /// container's own routes say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Ends {
     /// The container's.
     pub from: SocketAddr,
@@ -31,6 +31,15 @@ pub struct Ends {
     pub to: SocketAddr,
     /// The container's router towards it.
     pub via: IpAddr,
+}
+
+/// That it may be made by a socket of the host.
+#[derive(Clone, Debug)]
+pub struct Permit {
+    /// Where that is to leave from.
+    pub source: Source,
+    /// Any further one between the same ends may, until something is configured: there was no policy to ask.
+    pub lasts: bool,
 }
 
 /// Why it isn't made by a socket of the host.
@@ -47,7 +56,7 @@ pub enum Unswitched {
 }
 
 impl Gateway {
-    /// Whether a connection that begins at a port, or is under way, may be made by a socket of the host; where that is to leave from.
+    /// Whether a connection that begins at a port, or is under way, may be made by a socket of the host.
     pub fn judge_switched(
         &mut self,
         cx: &mut Cx,
@@ -55,7 +64,7 @@ impl Gateway {
         port: PortId,
         ends: Ends,
         begins: bool,
-    ) -> Result<Source, Unswitched> {
+    ) -> Result<Permit, Unswitched> {
         let network = bridge.network_of(port).ok_or(Unswitched::NoUplink)?;
         let own = self.interface(network).ok_or(Unswitched::NoUplink)?;
         let host = own.config.host.as_ref().ok_or(Unswitched::NoUplink)?;
@@ -79,7 +88,8 @@ impl Gateway {
             return Err(Unswitched::Inside);
         }
         let Some(policy) = self.policy.clone() else {
-            return Ok(source);
+            let lasts = true;
+            return Ok(Permit { source, lasts });
         };
         if from.port() == 0 && policy.asks_source_ports() {
             return Err(Unswitched::Policy);
@@ -101,7 +111,10 @@ impl Gateway {
             judge::tell(cx, &policy, decision, &key);
         }
         match decision.action {
-            Action::Accept => Ok(source),
+            Action::Accept => Ok(Permit {
+                source,
+                lasts: false,
+            }),
             Action::Drop | Action::Reject => Err(Unswitched::Policy),
         }
     }

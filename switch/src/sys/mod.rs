@@ -12,6 +12,7 @@ pub mod mem;
 pub mod mmsg;
 pub mod packet;
 pub mod pidfd;
+pub mod registrar;
 pub mod ring;
 pub mod scm;
 pub mod seccomp;

@@ -18,6 +18,8 @@ use nix::sys::socket::{
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// include/uapi/asm-generic/socket.h; SOL_SOCKET's that libc hasn't.
 const SO_NETNS_COOKIE: libc::c_int = 71;
@@ -31,6 +33,7 @@ const TCP_MPTCP: libc::c_int = 262;
 /// include/net/tcp_states.h
 const CLOSE: u8 = 7;
 const SYN_SENT: u8 = 2;
+const SYN_RECV: u8 = 3;
 
 /// Options that are copied as they are: an int each.
 const PLAIN: &[(libc::c_int, libc::c_int)] = &[
@@ -59,6 +62,13 @@ const PLAIN6: &[(libc::c_int, libc::c_int)] = &[
     (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS),
     (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
     (libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
+];
+/// The same, of other lengths.
+const BYTES: &[(libc::c_int, libc::c_int)] = &[
+    (libc::SOL_SOCKET, libc::SO_LINGER),
+    (libc::SOL_SOCKET, libc::SO_RCVTIMEO),
+    (libc::SOL_SOCKET, libc::SO_SNDTIMEO),
+    (libc::IPPROTO_TCP, libc::TCP_CONGESTION),
 ];
 /// What can't be copied; who has set one keeps his own socket.
 const ODD: &[(libc::c_int, libc::c_int)] = &[
@@ -167,7 +177,7 @@ pub fn stands(fd: impl AsFd) -> io::Result<Option<Stands>> {
     get(fd, libc::IPPROTO_TCP, libc::TCP_INFO, &mut state)?;
     Ok(Some(match state {
         [CLOSE] => Stands::Unconnected,
-        [SYN_SENT] => Stands::Connecting,
+        [SYN_SENT | SYN_RECV] => Stands::Connecting,
         _ => Stands::Other,
     }))
 }
@@ -178,16 +188,11 @@ pub fn is_nonblocking(fd: impl AsFd) -> io::Result<bool> {
     Ok(flags.contains(OFlag::O_NONBLOCK))
 }
 
-/// How long connect(2) waits at most (SO_SNDTIMEO); `None`: as long as it takes.
-pub fn patience(fd: impl AsFd) -> Option<std::time::Duration> {
+/// Whether connect(2) that waits has a limit (SO_SNDTIMEO).
+pub fn is_impatient(fd: impl AsFd) -> io::Result<bool> {
     let mut bytes = [0; 16];
-    let n = get(fd.as_fd(), libc::SOL_SOCKET, libc::SO_SNDTIMEO, &mut bytes).ok()?;
-    let (secs, micros) = bytes.split_first_chunk::<8>().filter(|_| n == 16)?;
-    let secs = u64::try_from(i64::from_ne_bytes(*secs)).ok()?;
-    let micros = i64::from_ne_bytes(*micros.first_chunk::<8>()?);
-    let wait = std::time::Duration::from_secs(secs)
-        + std::time::Duration::from_micros(u64::try_from(micros).ok()?);
-    (!wait.is_zero()).then_some(wait)
+    get(fd.as_fd(), libc::SOL_SOCKET, libc::SO_SNDTIMEO, &mut bytes)?;
+    Ok(bytes != [0; 16])
 }
 
 fn unsupported() -> io::Error {
@@ -236,12 +241,51 @@ fn has_filter(fd: BorrowedFd<'_>) -> bool {
     r == 0 && len != 0
 }
 
-fn copy(of: BorrowedFd<'_>, to: BorrowedFd<'_>, is_v6: bool) -> io::Result<()> {
+/// What a new socket of this namespace has: of each plain option, and of each of [`BYTES`] with its length.
+#[derive(Clone, Debug)]
+struct Fresh {
+    since: Instant,
+    plain: Vec<Option<i32>>,
+    bytes: Vec<([u8; 16], usize)>,
+}
+
+/// By family, IPv4 first. It is asked of the kernel again when it is older than a second, for it depends on sysctls.
+static FRESH: Mutex<[Option<Fresh>; 2]> = Mutex::new([None, None]);
+const KEPT: Duration = Duration::from_secs(1);
+
+fn plain(is_v6: bool) -> impl Iterator<Item = &'static (libc::c_int, libc::c_int)> {
     let plain6: &[_] = if is_v6 { PLAIN6 } else { &[] };
-    for (level, option) in PLAIN.iter().chain(plain6) {
-        let (Ok(wanted), Ok(has)) = (get_int(of, *level, *option), get_int(to, *level, *option))
-        else {
-            // A kernel that doesn't know it.
+    PLAIN.iter().chain(plain6)
+}
+
+/// Tells of a socket that nothing has been set of yet what all such have.
+fn fresh(of: BorrowedFd<'_>, is_v6: bool) -> io::Result<Fresh> {
+    let mut all = FRESH.lock().unwrap_or_else(PoisonError::into_inner);
+    let [v4, v6] = &mut *all;
+    let known = if is_v6 { v6 } else { v4 };
+    if let Some(known) = known.as_ref().filter(|k| k.since.elapsed() < KEPT) {
+        return Ok(known.clone());
+    }
+    let plain = plain(is_v6).map(|(level, option)| get_int(of, *level, *option).ok());
+    let bytes = BYTES.iter().map(|(level, option)| {
+        let mut all = [0; 16];
+        let n = get(of, *level, *option, &mut all)?;
+        Ok((all, n))
+    });
+    let asked = Fresh {
+        since: Instant::now(),
+        plain: plain.collect(),
+        bytes: bytes.collect::<io::Result<_>>()?,
+    };
+    Ok(known.insert(asked).clone())
+}
+
+fn copy(of: BorrowedFd<'_>, to: BorrowedFd<'_>, is_v6: bool) -> io::Result<()> {
+    let fresh = fresh(to, is_v6)?;
+    for ((level, option), has) in plain(is_v6).zip(fresh.plain) {
+        // None: a kernel that doesn't know it.
+        let Some(has) = has else { continue };
+        let Ok(wanted) = get_int(of, *level, *option) else {
             continue;
         };
         if wanted != has {
@@ -259,21 +303,13 @@ fn copy(of: BorrowedFd<'_>, to: BorrowedFd<'_>, is_v6: bool) -> io::Result<()> {
             set_option(to, libc::SOL_SOCKET, option, size)?;
         }
     }
-    for (level, option) in [
-        (libc::SOL_SOCKET, libc::SO_LINGER),
-        (libc::SOL_SOCKET, libc::SO_RCVTIMEO),
-        (libc::SOL_SOCKET, libc::SO_SNDTIMEO),
-        (libc::IPPROTO_TCP, libc::TCP_CONGESTION),
-    ] {
-        let (mut wanted, mut has) = ([0; 16], [0; 16]);
-        let (n, m) = (
-            get(of, level, option, &mut wanted)?,
-            get(to, level, option, &mut has)?,
-        );
+    for ((level, option), (has, m)) in BYTES.iter().zip(fresh.bytes) {
+        let mut wanted = [0; 16];
+        let n = get(of, *level, *option, &mut wanted)?;
         if wanted != has || n != m {
-            let text = level == libc::IPPROTO_TCP;
+            let text = *level == libc::IPPROTO_TCP;
             let end = wanted.iter().position(|b| text && *b == 0).unwrap_or(n);
-            set(to, level, option, wanted.get(..end).unwrap_or_default())?;
+            set(to, *level, *option, wanted.get(..end).unwrap_or_default())?;
         }
     }
     Ok(())
@@ -411,7 +447,6 @@ mod tests {
     use nix::sys::socket::{getsockopt, setsockopt};
     use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream};
-    use std::time::Duration;
 
     fn own(family: AddressFamily) -> OwnedFd {
         let none = SockFlag::SOCK_CLOEXEC;
@@ -463,11 +498,12 @@ mod tests {
         assert!(set_option(fd.as_fd(), libc::SOL_SOCKET, libc::SO_DETACH_FILTER, 0).is_err());
         assert!(only_from(fd.as_fd(), other.local_addr().unwrap()).is_err());
         let wait = nix::sys::time::TimeVal::new(0, 300_000);
+        assert!(!is_impatient(&fd).unwrap());
         setsockopt(&fd, nix::sys::socket::sockopt::SendTimeout, &wait).unwrap();
+        assert!(is_impatient(&fd).unwrap());
         let said = begin(&fd, other.local_addr().unwrap());
         assert!(matches!(said, Ok(false)), "{said:?}");
         assert_eq!(stands(&fd).unwrap(), Some(Stands::Connecting));
-        assert_eq!(patience(&fd), Some(Duration::from_millis(300)));
     }
 
     #[test]
@@ -483,7 +519,6 @@ mod tests {
         assert_eq!(stands(&of).unwrap(), Some(Stands::Unconnected));
         let null = std::fs::File::open("/dev/null").unwrap();
         assert!(stands(&null).is_err());
-        assert_eq!(patience(&of), None);
     }
 
     #[test]

@@ -52,16 +52,89 @@ def nonblocking_refused(host, port, then):
     print(*said, echoed(s))
 
 
-def registered(host, port):
-    """As nginx and Boost.Asio do it."""
+def registered(host, port, edge):
+    """As nginx and Boost.Asio do it: registered, connected, modified and removed by the same number."""
+    s, to = begin(host, port)
+    e, other = select.epoll(), select.epoll()
+    e.register(s, select.EPOLLOUT | select.EPOLLIN | (select.EPOLLET if int(edge) else 0))
+    other.register(s, select.EPOLLOUT)
+    said = [name(s.connect_ex(to))]
+    for each in [e, other]:
+        while not any(fd == s.fileno() and event & select.EPOLLOUT and not event & select.EPOLLHUP for fd, event in each.poll(10)):
+            pass
+    said += [name(s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))]
+    e.modify(s, select.EPOLLIN)
+    s.sendall(b"echo\nhello")
+    b, first = b"", None
+    while len(b) < 5:
+        for fd, event in e.poll(10):
+            assert (fd, event) == (s.fileno(), select.EPOLLIN), (fd, event)
+            first = "readable"
+            b += s.recv(10)
+    said += [b.decode(), first]
+    e.unregister(s)
+    other.unregister(s)
+    said += ["removed", str(len(e.poll(0)) + len(other.poll(0)))]
+    print(*said)
+
+
+def registered_refused(host, port):
     s, to = begin(host, port)
     e = select.epoll()
-    e.register(s, select.EPOLLOUT | select.EPOLLIN)
+    e.register(s, select.EPOLLOUT | select.EPOLLIN | select.EPOLLRDHUP)
     said = [name(s.connect_ex(to))]
-    while not any(event & select.EPOLLOUT and not event & select.EPOLLHUP for _, event in e.poll(10)):
+    e.poll(10)
+    print(*said, name(s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)))
+
+
+def selector(host, port, many):
+    """One selector for several, registered before they connect, with what belongs to each."""
+    import selectors
+
+    sel, done = selectors.EpollSelector(), set()
+    for i in range(int(many)):
+        s, to = begin(host, port)
+        sel.register(s, selectors.EVENT_WRITE, i)
+        s.connect_ex(to)
+    said = set()
+    while len(done) < int(many):
+        for key, event in sel.select(10):
+            if event & selectors.EVENT_WRITE:
+                if key.fileobj.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:
+                    key.fileobj.sendall(b"echo\nhello")
+                    sel.modify(key.fileobj, selectors.EVENT_READ, key.data)
+            else:
+                said.add(key.fileobj.recv(5).decode())
+                sel.unregister(key.fileobj)
+                done.add(key.data)
+    print(*said, len(done))
+
+
+def duplicate(host, port):
+    s = socket.socket()
+    other = s.dup()
+    s.connect((host, int(port)))
+    print(echoed(other))
+
+
+def disarmed(host, port):
+    """What was registered to be told once, and was."""
+    s, to = begin(host, port)
+    e = select.epoll()
+    e.register(s, select.EPOLLOUT | select.EPOLLONESHOT)
+    e.poll(10)
+    said = [name(s.connect_ex(to))]
+    e.modify(s, select.EPOLLOUT)
+    while not any(not event & select.EPOLLHUP for _, event in e.poll(10)):
         pass
-    said += [name(s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)), echoed(s)]
-    print(*said)
+    print(*said, echoed(s))
+
+
+def impatient(host, port):
+    """SO_SNDTIMEO."""
+    s = socket.socket()
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 0, 300000))
+    print(name(s.connect_ex((host, int(port)))))
 
 
 def loop(host, port):

@@ -45,15 +45,37 @@ fn programs_that_wait_and_those_that_do_not() {
         assert_eq!(s.client(&["loop", far, "7000"]), "hello");
     }
     let switched = s.switched();
-    // Registered with an epoll set before: it keeps its own socket, and works.
-    let said = s.client(&["registered", FAR[0], "7000"]);
-    assert_eq!(said, "EINPROGRESS 0 hello");
-    assert_eq!((s.switched(), s.by_network("shared")), (switched, 1));
+    // Registered with epoll sets before: it stays so, by the number that the program knows, and with its data.
+    for (far, edge) in [(FAR[0], "0"), (FAR[1], "1")] {
+        let said = s.client(&["registered", far, "7000", edge]);
+        assert_eq!(said, "EINPROGRESS 0 hello readable removed 0", "{far}");
+    }
+    assert_eq!(s.switched(), switched + 2, "{}", s.counts());
+    let said = s.client(&["selector", FAR[0], "7000", "8"]);
+    assert_eq!(said, "hello 8");
+    assert_eq!(s.switched(), switched + 10, "{}", s.counts());
+    let refused = s.client(&["registered_refused", FAR[0], "7009"]);
+    assert_eq!(refused, "EINPROGRESS ECONNREFUSED");
+    // A duplicate stays with its own, and so does what can't be registered anew.
+    let switched = s.switched();
+    assert_eq!(s.client(&["duplicate", FAR[0], "7000"]), "hello");
+    assert_eq!(s.client(&["disarmed", FAR[0], "7000"]), "EINPROGRESS hello");
+    assert_eq!((s.switched(), s.by_network("shared")), (switched, 2));
+    let metrics = s.d.http("GET", "/metrics", None).body;
+    for line in [
+        "vswitch_port_unswitched_total{port=\"a\",reason=\"shared\"} 2",
+        &format!("vswitch_port_switched_total{{port=\"a\"}} {switched}"),
+    ] {
+        assert!(metrics.contains(line), "{line} {metrics}");
+    }
     // Nobody answers there. A signal is heard all the same, and so is the end of patience.
     let block = "ip route add blackhole 203.0.113.9 && nft add table ip t && nft add chain ip t c '{ type filter hook input priority 0; }' && \
                  nft add rule ip t c tcp dport 7010 drop";
     s.outside.ok(&["sh", "-c", block]);
     assert_eq!(s.client(&["interrupted", FAR[0], "7010"]), "interrupted");
+    // Who waits with a limit has its own socket, and is told what that is told.
+    assert_eq!(s.client(&["impatient", FAR[0], "7010"]), "EINPROGRESS");
+    assert_eq!(s.by_network("options"), 1, "{}", s.counts());
     s.d.assert_ledger();
 }
 
